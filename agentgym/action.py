@@ -1,0 +1,86 @@
+"""The canonical text of an action: optional ``<think>…</think>``, then words and ``<tool_call>{json}</tool_call>`` blocks.
+
+Environments read and write this one form. A model with another wire format is bridged by its renderer (`agentgym.chat`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+_THOUGHT = re.compile(r"\s*<think>(.*?)</think>", re.DOTALL)
+_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+EXAMPLE = '<tool_call>{"name": "…", "arguments": {…}}</tool_call>'
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """A parsed action. ``problem`` says in one sentence what was malformed, and then ``calls`` is empty."""
+
+    text: str
+    thought: str
+    content: str
+    calls: tuple[Call, ...]
+    problem: str | None = None
+
+
+def parse_action(text: str) -> Action:
+    """Read the canonical text. Never raises: what is malformed is named in ``problem``."""
+    thought, rest = "", text
+    if (match := _THOUGHT.match(text)) is not None:
+        thought, rest = match.group(1).strip(), text[match.end() :]
+    elif text.lstrip().startswith("<think>"):
+        return Action(text, text.strip()[len("<think>") :], "", (), "The thought is not closed: </think> is missing.")
+    calls: list[Call] = []
+    problem = None
+    for body in _CALL.findall(rest):
+        call = _parse_call(body)
+        if isinstance(call, str):
+            problem = call
+            break
+        calls.append(call)
+    content = _CALL.sub("", rest).strip()
+    if problem is None and "<tool_call>" in content:
+        problem = "The tool call is not closed: </tool_call> is missing."
+    return Action(text, thought, content, () if problem else tuple(calls), problem)
+
+
+def _parse_call(body: str) -> Call | str:
+    try:
+        value = orjson.loads(body)
+    except ValueError as error:
+        return f"The tool call is not JSON ({error})."
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return f"The tool call needs a name: {EXAMPLE}."
+    arguments = value.get("arguments", {})
+    if not isinstance(arguments, dict):
+        return f"The arguments of {value['name']!r} must be a JSON object."
+    return Call(value["name"], arguments)
+
+
+def format_action(*calls: Call, thought: str = "", content: str = "") -> str:
+    """Write the canonical text; the inverse of `parse_action`."""
+    parts = [f"<think>\n{thought}\n</think>"] if thought else []
+    if content:
+        parts.append(content)
+    parts += [f"<tool_call>\n{_call_json(call)}\n</tool_call>" for call in calls]
+    return "\n".join(parts)
+
+
+def call(name: str, /, *, thought: str = "", **arguments: Any) -> str:
+    """The canonical text of one tool call: ``call("search", query="Iceland")``."""
+    return format_action(Call(name, arguments), thought=thought)
+
+
+def _call_json(call: Call) -> str:
+    return json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)

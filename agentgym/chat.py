@@ -1,0 +1,78 @@
+"""Chat to tokens and back, token-exactly: what a policy sampled is bridged to the next turn and never rendered again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from agentgym.action import Call, format_action
+from agentgym.turn import Message
+
+
+class Renderer(Protocol):
+    """The part of the ``renderers`` package that we use; every renderer of that package fits."""
+
+    def render_ids(self, messages: Any, *, tools: Any = None, add_generation_prompt: bool = False) -> list[int]: ...
+    def bridge_to_next_turn(
+        self, previous_prompt_ids: list[int], previous_completion_ids: list[int], new_messages: Any
+    ) -> Any: ...
+    def parse_response(self, token_ids: list[int]) -> Any: ...
+    def get_stop_token_ids(self) -> list[int]: ...
+
+
+class Chat:
+    """One model's chat format. ``tokenizer`` needs ``encode`` and ``decode``; ``renderer`` is of the ``renderers`` package."""
+
+    def __init__(self, tokenizer: Any, renderer: Renderer) -> None:
+        self.tokenizer = tokenizer
+        self.renderer = renderer
+        self.stop_ids = frozenset(renderer.get_stop_token_ids())
+
+    @classmethod
+    def of(cls, tokenizer: Any, config: Any = None) -> Chat:
+        """The chat format of a Hugging Face tokenizer, found by its name, or by an explicit ``renderers`` config."""
+        from renderers import create_renderer
+
+        return cls(tokenizer, create_renderer(tokenizer, config))
+
+    def open(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
+        """The tokens of a whole conversation, up to where the assistant begins to write."""
+        specs = [spec["function"] for spec in tools] or None
+        return self.renderer.render_ids(list(messages), tools=specs, add_generation_prompt=True)
+
+    def bridge(self, before: list[int], completion: list[int], messages: Sequence[Message]) -> list[int] | None:
+        """The tokens between a sampled completion and the next one; None where the template must rewrite history.
+
+        ``before`` are the tokens from the last opening of an assistant turn or earlier, up to the completion: bridging
+        looks at no more, so that a turn costs the same after 8 turns and after 1,024.
+        """
+        bridged = self.renderer.bridge_to_next_turn(before, completion, list(messages))
+        if bridged is None:
+            return None
+        ids: list[int] = bridged if isinstance(bridged, list) else bridged.token_ids
+        known = len(before) + len(completion)
+        return ids[known:] if ids[:known] == before + completion else None
+
+    def read(self, completion: list[int]) -> str:
+        """The canonical text of a sampled completion (see `agentgym.action`)."""
+        parsed = self.renderer.parse_response(completion)
+        calls = [read for call in parsed.tool_calls or () if (read := _well_formed(call)) is not None]
+        if parsed.tool_calls and len(calls) == len(parsed.tool_calls):
+            return format_action(*calls, thought=parsed.reasoning_content or "", content=parsed.content or "")
+        return self.decode(completion)
+
+    def decode(self, completion: list[int]) -> str:
+        """The text as it was sampled, without its stop token."""
+        ids = completion[:-1] if completion and completion[-1] in self.stop_ids else completion
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=False)
+        return text
+
+    def write(self, action: str) -> list[int]:
+        """Tokens for an action that nobody sampled, such as an expert's. They never enter an importance ratio."""
+        ids: list[int] = self.tokenizer.encode(action, add_special_tokens=False)
+        return [*ids, self.renderer.get_stop_token_ids()[0]]
+
+
+def _well_formed(call: Any) -> Call | None:
+    name, arguments = getattr(call, "name", None), getattr(call, "arguments", None)
+    return Call(name, arguments) if isinstance(name, str) and isinstance(arguments, dict) else None

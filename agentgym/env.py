@@ -1,0 +1,245 @@
+"""The environment contract: a true `gymnasium.Env`, text in and text out, whose episodes can be forked at any turn."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, SupportsFloat
+
+import gymnasium
+import numpy as np
+
+from agentgym.action import EXAMPLE, Action, Call, parse_action
+from agentgym.errors import AgentGymError, SnapshotMismatch, ToolError
+from agentgym.outcome import Outcome
+from agentgym.seeds import Lineage
+from agentgym.snapshot import Kind, Snapshot, state_digest
+from agentgym.task import Task
+from agentgym.tool import Tool, is_tool, to_text
+
+# Errors that a typed function raises for bad input: the policy reads them. Anything else is a fault of the environment.
+REFUSALS = (ToolError, ValueError, LookupError, ArithmeticError)
+Info = dict[str, Any]
+
+
+class AnyText(gymnasium.spaces.Text):
+    """All strings up to ``max_length`` characters, whatever their alphabet."""
+
+    def contains(self, x: Any) -> bool:
+        return isinstance(x, str) and len(x) <= self.max_length
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an environment answers to one action. ``messages`` defaults to ``text`` as one user message."""
+
+    text: str
+    reward: float = 0.0
+    ends: bool = False
+    outcome: Outcome = Outcome.OK
+    messages: tuple[dict[str, Any], ...] = ()
+
+
+class AgentEnv(gymnasium.Env[str, str]):
+    """An environment for a tool-calling agent. A subclass writes ``tasks``, ``begin``, its ``@tool`` methods and ``score``.
+
+    All that changes during an episode lives in ``self.state``; everything else is shared by all episodes and stays as it
+    is. With ``snapshots = "value"`` the state is immutable (a frozen dataclass, a tuple) and a fork costs microseconds;
+    with ``"copy"`` it is deep-copied.
+
+    ``reset(options=...)`` takes ``task`` (a `Task` or its id), ``split``, and ``lineage`` (a `Lineage` for all draws).
+    An observation is the text that the last turn adds. ``info["messages"]`` holds the same as chat messages (at reset:
+    system and user), ``info["tools"]`` (at reset) the tools in OpenAI's form, ``info["outcome"]`` how the turn went.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    system: str = ""
+    max_turns: int = 16
+    max_calls: int | None = None
+    reward_range: tuple[float, float] = (0.0, 1.0)
+    splits: tuple[str, ...] = ("train",)  # the first is played by default
+    blocking: bool = False  # True: ``step`` waits for something, so the rollout engine runs it in a thread
+    snapshots: Kind = "copy"
+    state: Any = None
+    task: Task
+
+    def __init__(self, tools: Sequence[Callable[..., Any]] = ()) -> None:
+        methods = [getattr(self, name) for name in _tool_names(type(self))]
+        self.tools: list[Tool] = [Tool(function) for function in (*methods, *tools)]
+        self._tool_by_name = {tool.name: tool for tool in self.tools}
+        self.observation_space = AnyText(2**20, min_length=0)
+        self.action_space = AnyText(2**16, min_length=0)
+        self.lineage = Lineage.of(0)
+        self.turn = self.calls = 0
+        self.ended: str | None = "before the first reset"
+        self._episode = 0
+        self._root: int | None = None
+
+    # What an author writes.
+
+    def tasks(self, split: str) -> Sequence[Task]:
+        """The tasks of a split, in a fixed order."""
+        raise NotImplementedError(f"{type(self).__name__} has no tasks(split)")
+
+    def begin(self, task: Task) -> None:
+        """Set ``self.state`` for a new episode."""
+
+    def act(self, action: Action) -> Reply:
+        """Answer one action. As it stands: run its tool calls, in order."""
+        if action.problem is not None:
+            return Reply(f"Error: {action.problem}", outcome=Outcome.MODEL_ERROR)
+        if not action.calls:
+            return Reply(f"Error: no tool call. Write {EXAMPLE}.", outcome=Outcome.MODEL_ERROR)
+        return self._run_calls(action.calls)
+
+    def score(self) -> float:
+        """The reward added at the end of the episode, terminated or truncated."""
+        return 0.0
+
+    def metrics(self) -> Mapping[str, float]:
+        """Named figures of the finished episode, for reports. They do not train."""
+        return {}
+
+    def gold(self, task: Task) -> Sequence[str] | None:
+        """Actions that solve ``task`` with full reward, where the environment knows them."""
+        return None
+
+    def key(self) -> str | None:
+        """What identifies the present state, for methods that group turns by state."""
+        return None
+
+    def rng(self, name: str) -> Any:
+        """A `random.Random` for a draw of this turn: the same for the same seed, task, turn and name."""
+        return (self.lineage / "turn" / self.turn / name).rng()
+
+    # What the kernel does.
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
+        options = options or {}
+        if seed is not None:
+            super().reset(seed=seed)
+            self._root, self._episode = seed, 0
+        elif self._root is None:
+            self._root = int(np.random.default_rng().integers(2**31))
+        lineage: Lineage = options.get("lineage") or Lineage.of(self._root, "episode", self._episode)
+        self._episode += 1
+        self.lineage = lineage
+        self.task = self._choose_task(options.get("task"), options.get("split", self.splits[0]))
+        self.turn, self.calls, self.ended = 0, 0, None
+        self.begin(self.task)
+        return self.task.prompt, {"messages": self.opening(), "tools": self.tool_specs, "task": self.task.id}
+
+    def step(self, action: str) -> tuple[str, SupportsFloat, bool, bool, Info]:
+        if self.ended is not None:
+            raise AgentGymError(f"step() after the end ({self.ended}): call reset() first")
+        self.ended = "an error in step()"  # stays if something below raises
+        reply = self.act(parse_action(action))
+        self.turn += 1
+        spent = self.turn >= self.max_turns or (self.max_calls is not None and self.calls >= self.max_calls)
+        truncated = spent and not reply.ends
+        self.ended = "done" if reply.ends else "truncated" if truncated else None
+        reward = reply.reward + (self.score() if self.ended else 0.0)
+        if not math.isfinite(reward):
+            raise AgentGymError(f"{type(self).__name__}, task {self.task.id}: reward {reward} is not finite")
+        messages = list(reply.messages) or [{"role": "user", "content": reply.text}]
+        info: Info = {"messages": messages, "outcome": reply.outcome, "task": self.task.id}
+        if self.ended:
+            info["metrics"] = dict(self.metrics())
+        return reply.text, reward, reply.ends, truncated, info
+
+    def stop(self, reason: str) -> tuple[float, dict[str, float]]:
+        """End the episode from outside, for a spent budget: its score and metrics as it stands."""
+        self.ended = reason
+        return self.score(), dict(self.metrics())
+
+    def snapshot(self) -> Snapshot:
+        """The present state, to ``restore`` here or in another environment of this class, any number of times."""
+        state = self._own_state(self.state)
+        digest = state_digest(self.task.id, self.turn, self.calls, self.ended, state)
+        return Snapshot(self.snapshots, self.task, self.lineage, self.turn, self.calls, self.ended, state, digest)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Continue from a snapshot. Raises `SnapshotMismatch` if the state is no longer the one that was saved."""
+        state = self._own_state(snapshot.state)
+        digest = state_digest(snapshot.task.id, snapshot.turn, snapshot.calls, snapshot.ended, state)
+        if digest != snapshot.digest:
+            raise SnapshotMismatch(
+                f"{type(self).__name__}, task {snapshot.task.id}, turn {snapshot.turn}: the state was changed after its "
+                f"snapshot ({digest}, saved {snapshot.digest}). A value state must be immutable; else use snapshots = 'copy'"
+            )
+        self.task, self.lineage, self.state = snapshot.task, snapshot.lineage, state
+        self.turn, self.calls, self.ended = snapshot.turn, snapshot.calls, snapshot.ended
+
+    def opening(self) -> list[dict[str, Any]]:
+        """The messages that open the episode."""
+        user = {"role": "user", "content": self.task.prompt}
+        return [{"role": "system", "content": self.system}, user] if self.system else [user]
+
+    @property
+    def tool_specs(self) -> list[dict[str, Any]]:
+        return [tool.spec for tool in self.tools]
+
+    def _own_state(self, state: Any) -> Any:
+        if self.snapshots == "value":
+            return state
+        if self.snapshots == "copy":
+            return copy.deepcopy(state)
+        raise NotImplementedError(f"{type(self).__name__}: snapshots of kind {self.snapshots!r} need snapshot() and restore()")
+
+    def _choose_task(self, wanted: Task | str | None, split: str) -> Task:
+        if isinstance(wanted, Task):
+            return wanted
+        tasks = self.tasks(split)
+        if not tasks:
+            raise AgentGymError(f"{type(self).__name__} has no tasks in split {split!r}; splits: {', '.join(self.splits)}")
+        if wanted is None:
+            return tasks[(self.lineage / "task").rng().randrange(len(tasks))]
+        for task in tasks:
+            if task.id == wanted:
+                return task
+        raise AgentGymError(f"{type(self).__name__}: no task {wanted!r} in split {split!r}")
+
+    def _run_calls(self, calls: Sequence[Call]) -> Reply:
+        messages: list[dict[str, Any]] = []
+        reward, ends, outcome = 0.0, False, Outcome.OK
+        for call in calls:
+            reply = self._run_call(call)
+            messages.append({"role": "tool", "name": call.name, "content": reply.text})
+            reward, ends = reward + reply.reward, reply.ends
+            outcome = reply.outcome if outcome is Outcome.OK else outcome
+            if ends:
+                break
+        return Reply("\n".join(m["content"] for m in messages), reward, ends, outcome, tuple(messages))
+
+    def _run_call(self, call: Call) -> Reply:
+        if self.max_calls is not None and self.calls >= self.max_calls:
+            return Reply(f"Error: the limit of {self.max_calls} tool calls is reached.", outcome=Outcome.MODEL_ERROR)
+        self.calls += 1
+        tool = self._tool_by_name.get(call.name)
+        if tool is None:
+            names = ", ".join(self._tool_by_name)
+            return Reply(f"Error: no tool named {call.name!r}. Tools: {names}.", outcome=Outcome.MODEL_ERROR)
+        arguments = tool.read_arguments(call.arguments)
+        if isinstance(arguments, str):
+            return Reply(f"Error: {arguments}", outcome=Outcome.MODEL_ERROR)
+        try:
+            result = tool(**arguments)
+        except REFUSALS as error:
+            return Reply(f"Error: {error}", outcome=Outcome.TOOL_ERROR)
+        if isinstance(result, Reply):
+            return result
+        return Reply(to_text(result), ends=tool.ends)
+
+
+def _tool_names(cls: type) -> list[str]:
+    """The ``@tool`` methods, base classes first, in the order of their definition."""
+    names: dict[str, None] = {}
+    for base in reversed(cls.__mro__):
+        for name, value in vars(base).items():
+            if is_tool(value):
+                names[name] = None
+            elif name in names:
+                del names[name]  # overridden by something that is no tool
+    return list(names)

@@ -1,0 +1,1 @@
+"""Environments, registered with Gymnasium by this package's entry points."""

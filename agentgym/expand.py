@@ -1,0 +1,75 @@
+"""Where the next rollouts are spent: the events that the rollout engine reports and the commands that it obeys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from agentgym.turn import Turn, TurnTree
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    tree: TurnTree
+
+
+@dataclass(frozen=True, slots=True)
+class TurnDone:
+    tree: TurnTree
+    turn: Turn
+
+
+@dataclass(frozen=True, slots=True)
+class LeafDone:
+    tree: TurnTree
+    turn: Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Nothing is running. A plan that answers with no ``Extend`` ends the rollout."""
+
+
+Event = Started | TurnDone | LeafDone | Idle
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """Continue ``n`` siblings below ``turn``. With ``execute=False`` the action is a label that no environment sees."""
+
+    tree: TurnTree
+    turn: Turn
+    n: int = 1
+    actor: str = "policy"
+    max_tokens: int | None = None
+    execute: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the episode at ``turn`` as truncated, with its score as it stands."""
+
+    tree: TurnTree
+    turn: Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The tree is complete."""
+
+    tree: TurnTree
+
+
+Command = Extend | Stop | Close
+
+
+class Expander(Protocol):
+    """Pure bookkeeping, no input or output: the same events give the same commands."""
+
+    forks: bool  # True: turns keep snapshots, so that any of them can be extended again
+
+    def plan(self, forest: Sequence[TurnTree], event: Event) -> Iterable[Command]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def metrics(self) -> dict[str, float]: ...

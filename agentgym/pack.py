@@ -1,0 +1,130 @@
+"""Forests packed into flat arrays, each unique token once: a shared prefix is computed once, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agentgym.turn import Turn, TurnTree
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """T tokens of a forest in depth-first order; every array has shape (T,).
+
+    Query q sees key k iff ``k <= q < end[k]``. A token's position is its ``depth``. Its logits stand at ``parent``, which
+    is -1 at a root: siblings share one predicting place, so labels are not a shift by one.
+    """
+
+    token: Ints
+    parent: Ints
+    depth: Ints
+    end: Ints
+    sampled: Bools
+    logprobs: Floats  # under the behaviour policy; 0 where not sampled
+    turn: Ints  # index into ``turns``
+    turns: Sequence[Turn]
+    streams: dict[str, Floats]
+
+    def __len__(self) -> int:
+        return len(self.token)
+
+
+def pack(trees: Sequence[TurnTree], max_tokens: int) -> list[Packed]:
+    """Fill packs of at most ``max_tokens`` with whole trees, in order; a larger tree is a pack of its own."""
+    packs: list[list[TurnTree]] = []
+    room = 0
+    for tree in trees:
+        size = sum(len(turn.ids) for turn in tree.turns)
+        if not packs or size > room:
+            packs.append([])
+            room = max_tokens
+        packs[-1].append(tree)
+        room -= size
+    return [_pack(forest) for forest in packs]
+
+
+def visible(packed: Packed) -> Bools:
+    """The attention mask, shape (T, T): row q is true at the keys that q sees."""
+    place = np.arange(len(packed))
+    return (place[None, :] <= place[:, None]) & (place[:, None] < packed.end[None, :])
+
+
+def _pack(trees: Sequence[TurnTree]) -> Packed:
+    turns = [turn for tree in trees for turn in _in_order(tree)]
+    sizes = np.array([len(turn.ids) for turn in turns], dtype=np.int64)
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    total = int(starts[-1])
+    place = {turn: number for number, turn in enumerate(turns)}
+    parent = np.arange(-1, total - 1, dtype=np.int64)
+    depth = np.zeros(total, dtype=np.int64)
+    end = np.zeros(total, dtype=np.int64)
+    for number, turn in enumerate(turns):
+        first, last = starts[number], starts[number + 1]
+        before = _tail(turn, place, starts)
+        if last > first:
+            parent[first] = before
+            depth[first:last] = (depth[before] + 1 if before >= 0 else 0) + np.arange(last - first)
+    for number in reversed(range(len(turns))):
+        turn = turns[number]
+        below = [place[child] for child in turn.children if not child.restarts]
+        until = starts[number + 1] if not below else _subtree_end(turns, place, starts, below[-1])
+        end[starts[number] : starts[number + 1]] = until
+    names = sorted({name for turn in turns for name in turn.streams})
+    return Packed(
+        token=np.concatenate([np.asarray(turn.ids, dtype=np.int64) for turn in turns]),
+        parent=parent,
+        depth=depth,
+        end=end,
+        sampled=np.concatenate([np.asarray(turn.sampled, dtype=bool) for turn in turns]),
+        logprobs=np.concatenate([_behaviour(turn) for turn in turns]),
+        turn=np.repeat(np.arange(len(turns)), sizes),
+        turns=turns,
+        streams={name: np.concatenate([_stream(turn, name) for turn in turns]) for name in names},
+    )
+
+
+def _in_order(tree: TurnTree) -> Iterator[Turn]:
+    """Depth first, children in commit order; each context that a template began anew comes after, as a root of its own."""
+    roots = [tree.root]
+    while roots:
+        stack = [roots.pop(0)]
+        while stack:
+            turn = stack.pop()
+            yield turn
+            roots.extend(child for child in turn.children if child.restarts)
+            stack.extend(child for child in reversed(turn.children) if not child.restarts)
+
+
+def _tail(turn: Turn, place: dict[Turn, int], starts: Ints) -> int:
+    """Where the last token before ``turn`` stands, -1 at a root."""
+    node = turn
+    while not node.restarts and node.parent is not None:
+        node = node.parent
+        if node.ids:
+            return int(starts[place[node] + 1]) - 1
+    return -1
+
+
+def _subtree_end(turns: Sequence[Turn], place: dict[Turn, int], starts: Ints, number: int) -> int:
+    while below := [child for child in turns[number].children if not child.restarts]:
+        number = place[below[-1]]
+    return int(starts[number + 1])
+
+
+def _behaviour(turn: Turn) -> Floats:
+    logprobs = np.zeros(len(turn.ids))
+    logprobs[np.asarray(turn.sampled, dtype=bool)] = turn.logprobs
+    return logprobs
+
+
+def _stream(turn: Turn, name: str) -> Floats:
+    found = turn.streams.get(name)
+    return np.zeros(len(turn.ids)) if found is None else np.asarray(found, dtype=np.float64)

@@ -1,0 +1,1 @@
+"""Who acts: policies that write the actions of an agent."""

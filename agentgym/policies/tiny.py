@@ -1,0 +1,217 @@
+"""The embedded tiny policy: a Qwen3 of half a million parameters, its tokenizer and its chat format."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from renderers.base import ParsedResponse
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from agentgym.chat import Chat
+from agentgym.errors import AgentGymError, MissingExtra
+from agentgym.turn import Message
+
+if TYPE_CHECKING:
+    from transformers import Qwen3ForCausalLM
+
+SHIPPED = Path(__file__).parent / "tiny"
+MARKERS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+    "<think>",
+    "</think>",
+)
+VOCABULARY = 560  # before the markers
+COMMON = 0.01  # of the texts: a capitalised word in more of them is no name, and is kept whole
+_PIECES = r"\p{Lu}\p{Ll}+|\p{N}|[^\p{Lu}\p{N}]+"  # names and digits apart; all else may merge across words
+_MARKED = re.compile("|".join(map(re.escape, MARKERS)))
+_CAPITALISED = re.compile(r"\b[A-Z][a-z]+\b")
+
+
+class TinyTokenizer:
+    """Bytes merged by frequency, with names spelled by letters: a tiny model copies letters, not rare words."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.unk_token_id = None
+        self.eos_token_id: int = tokenizer.token_to_id("<|im_end|>")
+
+    def __len__(self) -> int:
+        return int(self._tokenizer.get_vocab_size())
+
+    @classmethod
+    def train(cls, texts: Sequence[str]) -> TinyTokenizer:
+        """Learn the merges from demonstrations, in which each rare capitalised word is cut to its first letter."""
+        counts = Counter(word for text in texts for word in set(_CAPITALISED.findall(text)))
+        common = {word for word, count in counts.items() if count > COMMON * len(texts)}
+        pieces = [
+            piece
+            for text in texts
+            for piece in _MARKED.split(_CAPITALISED.sub(lambda m: m[0] if m[0] in common else m[0][0], text))
+        ]
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=alphabet, show_progress=False)
+        tokenizer.train_from_iterator(pieces, trainer)
+        tokenizer.add_special_tokens([AddedToken(marker, special=True, normalized=False) for marker in MARKERS])
+        return cls(tokenizer)
+
+    @classmethod
+    def load(cls, folder: Path) -> TinyTokenizer:
+        return cls(Tokenizer.from_file(str(folder / "tokenizer.json")))
+
+    def save(self, folder: Path) -> None:
+        self._tokenizer.save(str(folder / "tokenizer.json"))
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        self._tokenizer.encode_special_tokens = False
+        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def encode_untrusted(self, text: str) -> list[int]:
+        """Markers in the text become ordinary characters: what a tool says cannot end its own message."""
+        self._tokenizer.encode_special_tokens = True
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
+
+    def convert_tokens_to_ids(self, token: str) -> int | None:
+        id: int | None = self._tokenizer.token_to_id(token)
+        return id
+
+
+class TinyRenderer:
+    """Qwen's chat format without the tool specifications, which are too long for a tiny model; it knows its tools."""
+
+    is_prefix_stable = True
+
+    def __init__(self, tokenizer: TinyTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._end = tokenizer.eos_token_id
+        trusted = tokenizer.encode
+        self._open = {role: trusted(f"<|im_start|>{role}\n") for role in ("system", "user", "assistant")}
+        self._close = trusted("<|im_end|>\n")
+        self._newline = trusted("\n")
+        self._open_result = trusted("<|im_start|>user\n<tool_response>\n")
+        self._next_result = trusted("\n<tool_response>\n")
+        self._close_result = trusted("\n</tool_response>")
+
+    def get_stop_token_ids(self) -> list[int]:
+        return [self._end]
+
+    def render_ids(
+        self, messages: Sequence[Message], *, tools: Any = None, add_generation_prompt: bool = False
+    ) -> list[int]:
+        ids: list[int] = []
+        for number, message in enumerate(messages):
+            if message["role"] == "assistant":
+                ids += [*self._open["assistant"], *self.tokenizer.encode(_words(message)), *self._close]
+            else:
+                ids += self._message(messages, number)
+        return ids + self._open["assistant"] if add_generation_prompt else ids
+
+    def bridge_to_next_turn(
+        self, previous_prompt_ids: list[int], previous_completion_ids: list[int], new_messages: Sequence[Message]
+    ) -> list[int]:
+        ended = previous_completion_ids and previous_completion_ids[-1] == self._end
+        ids = [*previous_prompt_ids, *previous_completion_ids, *(self._newline if ended else self._close)]
+        for number in range(len(new_messages)):
+            ids += self._message(new_messages, number)
+        return ids + self._open["assistant"]
+
+    def parse_response(self, token_ids: list[int]) -> ParsedResponse:
+        """The sampled text is in the canonical form already."""
+        return ParsedResponse(content=self.tokenizer.decode(token_ids))
+
+    def _message(self, messages: Sequence[Message], number: int) -> list[int]:
+        message = messages[number]
+        content = self.tokenizer.encode_untrusted(str(message["content"]))
+        if message["role"] != "tool":
+            return [*self._open[message["role"]], *content, *self._close]
+        first = number == 0 or messages[number - 1]["role"] != "tool"
+        last = number + 1 == len(messages) or messages[number + 1]["role"] != "tool"
+        opening = self._open_result if first else self._next_result
+        return [*opening, *content, *self._close_result, *(self._close if last else [])]
+
+
+def _words(message: Message) -> str:
+    """An assistant message in the canonical text of `agentgym.action`."""
+    from agentgym.action import Call, format_action
+
+    functions = [call["function"] for call in message.get("tool_calls", ())]
+    calls = [Call(function["name"], function["arguments"]) for function in functions]
+    return format_action(*calls, thought=message.get("reasoning_content", ""), content=message["content"])
+
+
+def tiny_chat(tokenizer: TinyTokenizer) -> Chat:
+    return Chat(tokenizer, TinyRenderer(tokenizer))
+
+
+def new_model(vocabulary: int, seed: int) -> Qwen3ForCausalLM:
+    """A fresh Qwen3 of about 0.47 million parameters: two layers of width 128, four heads over two of keys and values."""
+    try:
+        import torch
+        from transformers import Qwen3Config, Qwen3ForCausalLM
+    except ImportError as error:
+        raise MissingExtra(error.name or "torch", "train") from error
+
+    config = Qwen3Config(
+        vocab_size=-(-vocabulary // 8) * 8,
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        intermediate_size=384,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+        initializer_range=0.04,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Qwen3ForCausalLM(config).float()
+
+
+def save(model: Any, tokenizer: TinyTokenizer, folder: Path) -> None:
+    """Weights in bfloat16, which changes no answer and halves the size; ``load`` reads them as float32."""
+    import torch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    dtype = model.dtype
+    model.to(torch.bfloat16).save_pretrained(folder)
+    model.to(dtype)
+    tokenizer.save(folder)
+
+
+def load(folder: str | Path = SHIPPED) -> tuple[Any, Chat]:
+    """A saved tiny policy: its model in float32 and its chat format. Without an argument: the one that is shipped."""
+    try:
+        import torch
+        from transformers import AutoModelForCausalLM
+    except ImportError as error:
+        raise MissingExtra(error.name or "torch", "train") from error
+
+    folder = Path(folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise AgentGymError(f"{folder} holds no tiny policy (tokenizer.json is missing): make one with 'agentgym warmstart'")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model, tiny_chat(TinyTokenizer.load(folder))
+
+

@@ -1,0 +1,77 @@
+"""Environments by name, in Gymnasium's own registry. Packages join by the entry-point group ``agentgym.envs``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+import gymnasium
+
+from agentgym.env import AgentEnv
+from agentgym.errors import AgentGymError
+
+EnvClass = TypeVar("EnvClass", bound=type[AgentEnv])
+GROUP = "agentgym.envs"
+
+
+def register(id: str, **kwargs: Any) -> Callable[[EnvClass], EnvClass]:
+    """Register an environment class: ``@agentgym.register("mine/Orders-v0")``. ``kwargs`` go to its constructor."""
+
+    def decorate(cls: EnvClass) -> EnvClass:
+        path = f"{cls.__module__}:{cls.__qualname__}"
+        nested = "<locals>" in path or cls.__module__ == "__main__"  # Gymnasium could not import these by their path
+        gymnasium.register(id, entry_point=cls if nested else path, kwargs=kwargs)
+        return cls
+
+    return decorate
+
+
+def register_entry_points() -> None:
+    """Register what installed packages declare under ``agentgym.envs``, without importing them.
+
+    ``[project.entry-points."agentgym.envs"]`` holds ``"mine/Orders-v0" = "my_package.orders:Orders"``.
+    """
+    for point in entry_points(group=GROUP):
+        if point.name not in gymnasium.registry:
+            gymnasium.register(point.name, entry_point=point.value)
+
+
+def make(id: str, **kwargs: Any) -> AgentEnv:
+    """The environment of that name, or of ``module:Class``, without Gymnasium's wrappers."""
+    if id not in gymnasium.registry and ":" in id:
+        env: Any = _load(id)(**kwargs)
+    elif id not in gymnasium.registry:
+        raise AgentGymError(unknown("environment", id, sorted(ours())))
+    else:
+        try:
+            env = gymnasium.make(id, disable_env_checker=True, **kwargs).unwrapped
+        except ImportError as error:
+            raise AgentGymError(f"environment {id!r} cannot be imported: {error}") from error
+    if not isinstance(env, AgentEnv):
+        raise AgentGymError(f"{id!r} is a {type(env).__name__}, not an agentgym.AgentEnv")
+    return env
+
+
+def ours() -> list[str]:
+    """The ids whose environment is an `AgentEnv` by its entry point, rather than one of Gymnasium's own."""
+    return [id for id, spec in gymnasium.registry.items() if not str(spec.entry_point).startswith("gymnasium.")]
+
+
+def unknown(kind: str, name: str, known: list[str]) -> str:
+    """One sentence with the nearest names."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
+    return f"no {kind} named {name!r}; did you mean {' or '.join(map(repr, near))}?"
+
+
+def _load(path: str) -> Any:
+    module, _, name = path.partition(":")
+    try:
+        value: Any = importlib.import_module(module)
+        for part in name.split("."):
+            value = getattr(value, part)
+    except (ImportError, AttributeError) as error:
+        raise AgentGymError(f"{path!r} cannot be loaded: {error}. Write it as module:Class") from error
+    return value

@@ -1,0 +1,296 @@
+"""The rollout engine: grows a forest of turns as an expander commands, many episodes at once, none able to end another."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentgym.chat import Chat
+from agentgym.env import AgentEnv
+from agentgym.errors import AgentGymError, JudgeError
+from agentgym.expand import Close, Command, Event, Expander, Extend, Idle, LeafDone, Started, Stop, TurnDone
+from agentgym.outcome import Outcome
+from agentgym.policy import Actor, Generation, Prompt, Sampling
+from agentgym.seeds import Lineage
+from agentgym.task import Task
+from agentgym.turn import Turn, TurnTree, path
+
+LEAST_ROOM = 16  # tokens: with less left for an action, the episode's budget is spent
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """``tokens`` of the whole context, ``turn_tokens`` of one action, ``seconds`` of one episode, ``width`` turns at once."""
+
+    tokens: int = 2048
+    turn_tokens: int = 256
+    seconds: float | None = None
+    width: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where an episode starts: a task, with tags for reports."""
+
+    task: Task
+    tags: Mapping[str, Any] = field(default_factory=dict)
+
+
+Committed = Callable[[TurnTree, Turn], None]
+
+
+class Rollout:
+    """Grows one forest. ``lineage`` names the run's sub-stream: equal lineages, weights and plans give equal forests.
+
+    An environment whose ``blocking`` is true steps in a thread; the others step on the event loop, in a fixed order.
+    ``committed`` is called with each turn, in commit order.
+    """
+
+    def __init__(
+        self,
+        make_env: Callable[[], AgentEnv],
+        expander: Expander,
+        actors: Mapping[str, Actor],
+        chat: Chat | None,
+        lineage: Lineage,
+        *,
+        limits: Limits | None = None,
+        temperature: float = 1.0,
+        committed: Committed | None = None,
+    ) -> None:
+        self.make_env = make_env
+        self.expander = expander
+        self.actors = actors
+        self.chat = chat
+        self.lineage = lineage
+        self.limits = limits or Limits()
+        self.temperature = temperature
+        self.committed = committed or (lambda tree, turn: None)
+        self.forest: list[TurnTree] = []
+        self._idle_envs: list[AgentEnv] = []
+        self._live: dict[Turn, AgentEnv] = {}  # environments that stand where a turn ended
+        self._branches: dict[Turn, int] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._slots = asyncio.Semaphore(self.limits.width)
+
+    async def run(self, starts: Sequence[Start]) -> list[TurnTree]:
+        """Play until the expander has no more commands. Returns one tree for each start, in order."""
+        try:
+            for number, start in enumerate(starts):
+                await self._start(number, start)
+            while True:
+                while self._running:
+                    done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+                    self._running -= done
+                    for task in done:
+                        task.result()
+                self._plan(Idle())
+                if not self._running:
+                    break
+        finally:
+            for task in self._running:
+                task.cancel()
+            self._release_all()
+        return self.forest
+
+    async def _start(self, number: int, start: Start) -> None:
+        lineage = self.lineage / start.task.id / number
+        tree = TurnTree("/".join(map(str, lineage.path)), start.task, dict(start.tags))
+        self.forest.append(tree)
+        root = Turn(0, None, "env", (lineage / "sample").seed())
+        try:
+            env = self._new_env()
+            options = {"task": start.task, "lineage": lineage / "env"}
+            reset = asyncio.to_thread(env.reset, options=options) if env.blocking else None
+            _, info = await reset if reset else env.reset(options=options)
+            root.replies, tree.tools = info["messages"], info["tools"]
+            root.ids = self.chat.open(root.replies, tree.tools) if self.chat else []
+            root.sampled = [False] * len(root.ids)
+            root.key = env.key()
+            root.snapshot = env.snapshot()
+            self._live[root] = env
+        except Exception as error:
+            _fail(root, error)
+        tree.add(root)
+        self.committed(tree, root)
+        if root.end is None:
+            self._plan(Started(tree))
+        else:
+            tree.closed = True
+
+    def _plan(self, event: Event) -> None:
+        self._obey(self.expander.plan(self.forest, event))
+
+    def _obey(self, commands: Iterable[Command]) -> None:
+        for command in commands:
+            match command:
+                case Extend():
+                    self._extend_all(command)
+                case Stop(tree, turn):
+                    self._stop(tree, turn, "truncated")
+                    self._plan(LeafDone(tree, turn))
+                case Close(tree):
+                    tree.closed = True
+                    for turn in tree.turns:
+                        turn.cache = None
+                        self._release(turn)
+
+    def _extend_all(self, command: Extend) -> None:
+        turn = command.turn
+        if turn.end is not None:
+            raise AgentGymError(f"the expander extends {turn!r} of {command.tree.id}, where the episode has ended")
+        if turn.snapshot is None and (command.n > 1 or self.expander.forks) and turn in self._live:
+            turn.snapshot = self._live[turn].snapshot()
+        first = self._branches.get(turn, 0)
+        self._branches[turn] = first + command.n
+        for branch in range(first, first + command.n):
+            self._running.add(asyncio.create_task(self._extend(command, branch)))
+
+    async def _extend(self, command: Extend, branch: int) -> None:
+        tree, parent = command.tree, command.turn
+        turn = Turn(-1, parent, command.actor, Lineage.of(parent.seed, "branch", branch).seed(), executed=command.execute)
+        async with self._slots:
+            started = time.perf_counter()
+            env: AgentEnv | None = None
+            try:
+                left = None if self.limits.seconds is None else self.limits.seconds - parent.seconds
+                async with asyncio.timeout(left):
+                    generation = await self._generate(command, turn)
+                    self._write(turn, generation)
+                    if command.execute:
+                        env = self._env_at(parent)
+                        await self._step(env, turn)
+            except Exception as error:
+                _fail(turn, error)
+                env = None  # whatever state it is in, nothing continues from there
+            turn.seconds = parent.seconds + time.perf_counter() - started
+        self._commit(tree, turn, env)
+
+    async def _generate(self, command: Extend, turn: Turn) -> Generation:
+        actor = self.actors.get(command.actor)
+        if actor is None:
+            raise AgentGymError(f"no actor named {command.actor!r}; there are {', '.join(self.actors)}")
+        assert turn.parent is not None
+        room = self.limits.tokens - turn.parent.length
+        most = max(1, min(command.max_tokens or self.limits.turn_tokens, room))
+        sampling = Sampling(self.temperature, most, turn.seed)
+        return await actor.generate(Prompt(command.tree, turn.parent), sampling)
+
+    def _write(self, turn: Turn, generation: Generation) -> None:
+        turn.cache = generation.cache
+        turn.versions = generation.versions
+        if generation.text is not None:
+            turn.action = generation.text
+            turn.ids = self.chat.write(generation.text) if self.chat else []
+            turn.sampled = [False] * len(turn.ids)
+            return
+        if self.chat is None:
+            raise AgentGymError("a policy that samples tokens needs a chat format: pass chat=")
+        turn.ids = list(generation.ids)
+        turn.sampled = [True] * len(turn.ids)
+        turn.logprobs = generation.logprobs
+        turn.action = self.chat.read(turn.ids)
+
+    async def _step(self, env: AgentEnv, turn: Turn) -> None:
+        step = asyncio.to_thread(env.step, turn.action) if env.blocking else None
+        _, reward, terminated, truncated, info = await step if step else env.step(turn.action)
+        turn.reward, turn.outcome, turn.replies = float(reward), info["outcome"], info["messages"]
+        turn.end = "done" if terminated else "truncated" if truncated else None
+        turn.metrics = info.get("metrics", {})
+        turn.key = env.key()
+
+    def _commit(self, tree: TurnTree, turn: Turn, env: AgentEnv | None) -> None:
+        turn.action_tokens = len(turn.ids)
+        follows = turn.executed and turn.end is None
+        delta = self._bridge(turn) if follows and self.chat is not None else []
+        if delta:
+            turn.ids = turn.ids + delta
+            turn.sampled = turn.sampled + [False] * len(delta)
+        tree.add(turn)
+        self.committed(tree, turn)
+        if env is not None:
+            self._live[turn] = env
+        if follows and delta is None:
+            turn = self._restart(tree, turn, env)
+        if follows and self.limits.tokens - turn.length < LEAST_ROOM:
+            self._stop(tree, turn, "budget")
+        if turn.end is not None:
+            self._release(turn)
+            self._plan(LeafDone(tree, turn))
+        else:
+            self._plan(TurnDone(tree, turn))
+
+    def _bridge(self, turn: Turn) -> list[int] | None:
+        assert self.chat is not None
+        assert turn.parent is not None
+        return self.chat.bridge(turn.parent.ids, turn.ids, turn.replies)
+
+    def _restart(self, tree: TurnTree, turn: Turn, env: AgentEnv | None) -> Turn:
+        """The template rewrites history: the next context is a new one, below the turn that it rewrites."""
+        assert self.chat is not None
+        fresh = Turn(-1, turn, "env", Lineage.of(turn.seed, "restart").seed(), restarts=True, key=turn.key)
+        fresh.ids = self.chat.open(Prompt(tree, turn).messages, tree.tools)
+        fresh.sampled = [False] * len(fresh.ids)
+        fresh.seconds = turn.seconds
+        tree.add(fresh)
+        if env is not None:
+            self._live[fresh] = self._live.pop(turn)
+        self.committed(tree, fresh)
+        return fresh
+
+    def _stop(self, tree: TurnTree, turn: Turn, end: Any) -> None:
+        """End an unfinished episode from outside, with its score as it stands."""
+        try:
+            env = self._env_at(turn)
+            reward, turn.metrics = env.stop(end)
+            turn.reward = (turn.reward or 0.0) + reward
+            turn.end = end
+            self._idle_envs.append(env)
+        except Exception as error:
+            _fail(turn, error)
+        self.committed(tree, turn)
+
+    def _env_at(self, turn: Turn) -> AgentEnv:
+        """An environment in the state after ``turn``: the one that is there, or another restored from its snapshot."""
+        env = self._live.pop(turn, None)
+        if env is None:
+            if turn.snapshot is None:
+                raise AgentGymError(f"{turn!r} has no snapshot to fork from: its expander needs forks = True")
+            env = self._new_env()
+            env.restore(turn.snapshot)
+        return env
+
+    def _new_env(self) -> AgentEnv:
+        return self._idle_envs.pop() if self._idle_envs else self.make_env()
+
+    def _release(self, turn: Turn) -> None:
+        if (env := self._live.pop(turn, None)) is not None:
+            self._idle_envs.append(env)
+
+    def _release_all(self) -> None:
+        for turn in list(self._live):
+            self._release(turn)
+        for env in self._idle_envs:
+            env.close()
+        self._idle_envs.clear()
+
+
+def _fail(turn: Turn, error: Exception) -> None:
+    """A fault that is not the policy's: the episode has no verdict."""
+    turn.reward, turn.end = None, "error"
+    turn.error = f"{type(error).__name__}: {error}"
+    match error:
+        case TimeoutError():
+            turn.outcome = Outcome.TIMEOUT
+        case JudgeError():
+            turn.outcome = Outcome.JUDGE
+        case _:
+            turn.outcome = Outcome.INFRASTRUCTURE
+
+
+def episode(leaf: Turn) -> list[Turn]:
+    """The turns of one episode in which somebody acted, in order."""
+    return [turn for turn in path(leaf) if turn.author != "env"]

@@ -1,0 +1,79 @@
+"""How to continue an episode from where it was: one contract over four kinds of state.
+
+``value``: the state is immutable and is shared.  ``copy``: the state is deep-copied.
+``log``: the effects are replayed and compared.  ``sandbox``: a machine's file tree and processes.
+`AgentEnv` does the first two by itself; an environment of the other kinds overrides ``snapshot`` and ``restore``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+
+from agentgym.seeds import Lineage
+from agentgym.task import Task
+
+Kind = Literal["value", "copy", "log", "sandbox"]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One episode, between two turns. ``digest`` is what `state_digest` gave when it was taken."""
+
+    kind: Kind
+    task: Task
+    lineage: Lineage
+    turn: int
+    calls: int
+    ended: str | None
+    state: Any
+    digest: str
+
+
+def state_digest(*parts: Any) -> str:
+    """16 hex digits, equal for equal states in every process. Sets and keys are ordered, generators go by their state."""
+    try:
+        data = orjson.dumps(parts, default=_plain, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+    except TypeError:  # integers beyond 64 bits, nested keys
+        data = repr(_canonical(parts)).encode()
+    return blake2b(data, digest_size=8).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """What orjson cannot write by itself, as something that it can."""
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=lambda item: (type(item).__name__, repr(item)))
+    if isinstance(value, bytes | bytearray):
+        return value.hex()
+    if isinstance(value, random.Random):
+        return repr(value.getstate())
+    if isinstance(value, np.random.Generator):
+        return repr(value.bit_generator.state)
+    if isinstance(value, np.ndarray):
+        return [str(value.dtype), value.shape, value.tobytes().hex()]
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, complex | range):
+        return repr(value)
+    if hasattr(value, "__dict__") or hasattr(value, "__slots__"):
+        names = getattr(value, "__dict__", None) or {n: getattr(value, n, None) for n in getattr(value, "__slots__", ())}
+        return [type(value).__qualname__, dict(names)]
+    raise TypeError(f"a state may not hold {type(value).__name__}")
+
+
+def _canonical(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return sorted(((repr(_canonical(k)), _canonical(v)) for k, v in value.items()), key=lambda pair: pair[0])
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return _canonical(_plain(value))

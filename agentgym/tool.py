@@ -1,0 +1,147 @@
+"""A tool from a typed function: the schema comes from the type hints, the words from the docstring."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints, overload
+
+import orjson
+
+from agentgym.errors import AgentGymError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_NAME = re.compile(r"^[a-zA-Z0-9_-]{1,64}$")
+_MARK = "__agentgym_tool__"
+
+
+@overload
+def tool(function: Function, /) -> Function: ...
+@overload
+def tool(*, ends: bool = False) -> Callable[[Function], Function]: ...
+def tool(function: Function | None = None, /, *, ends: bool = False) -> Any:
+    """Mark a typed function or method as a tool. ``ends``: the episode terminates after a successful call."""
+
+    def mark(function: Function) -> Function:
+        setattr(function, _MARK, {"ends": ends})
+        return function
+
+    return mark if function is None else mark(function)
+
+
+def is_tool(value: object) -> bool:
+    return callable(value) and hasattr(value, _MARK)
+
+
+class Tool:
+    """A typed function that a policy can call by name with JSON arguments.
+
+    Raises `AgentGymError` where a parameter has no type hint or the name is not one that OpenAI and MCP accept.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.name: str = getattr(function, "__name__", "")
+        self.ends: bool = getattr(function, _MARK, {}).get("ends", False)
+        if not _NAME.match(self.name):
+            raise AgentGymError(f"tool name {self.name!r} must match {_NAME.pattern}: name the function so")
+
+    def __repr__(self) -> str:
+        return f"Tool({self.name})"
+
+    @cached_property
+    def description(self) -> str:
+        return _docstring(self.function)[0]
+
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """The JSON schema of the arguments (an object)."""
+        return schema_of(self.function)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The tool in the form of OpenAI's chat API."""
+        function = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        return {"type": "function", "function": function}
+
+    @property
+    def mcp(self) -> dict[str, Any]:
+        """The tool in the form of the Model Context Protocol."""
+        return {"name": self.name, "description": self.description, "inputSchema": self.parameters}
+
+    def read_arguments(self, arguments: dict[str, Any]) -> dict[str, Any] | str:
+        """The arguments in their Python types, or one sentence about what is wrong with them."""
+        model = _arguments_model(_plain(self.function))
+        try:
+            read = model.model_validate(arguments)
+        except ValueError as error:
+            return f"{self.name}: {_sentence(error)}"
+        return {name: getattr(read, name) for name in type(read).model_fields}
+
+    def __call__(self, **arguments: Any) -> Any:
+        return self.function(**arguments)
+
+
+def to_text(result: object) -> str:
+    """What the policy reads of a tool's result: text as it is, anything else as JSON."""
+    if isinstance(result, str):
+        return result
+    return orjson.dumps(result, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def schema_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The JSON schema that the signature and docstring of ``function`` ask for."""
+    schema = _arguments_model(_plain(function)).model_json_schema()
+    schema.pop("title", None)
+    for parameter in schema.get("properties", {}).values():
+        parameter.pop("title", None)
+    schema.setdefault("properties", {})
+    return schema
+
+
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    plain: Callable[..., Any] = getattr(function, "__func__", function)
+    return plain
+
+
+@cache
+def _arguments_model(function: Callable[..., Any]) -> type[BaseModel]:
+    from pydantic import ConfigDict, Field, create_model
+
+    hints = get_type_hints(function, include_extras=True)
+    words = _docstring(function)[1]
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name == "self":
+            continue
+        if name not in hints:
+            raise AgentGymError(f"tool {function.__qualname__}: parameter {name!r} needs a type hint")
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise AgentGymError(f"tool {function.__qualname__}: *{name} cannot be called by name; spell the parameters out")
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[name] = (hints[name], Field(default, description=words.get(name)))
+    model: type[BaseModel] = create_model(function.__name__, __config__=ConfigDict(extra="forbid"), **fields)
+    return model
+
+
+def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
+    """The words before a Google-style ``Args:`` section, and the words of each parameter in it."""
+    lines = (inspect.getdoc(function) or "").splitlines()
+    start = next((i for i, line in enumerate(lines) if line.strip() == "Args:"), len(lines))
+    words: dict[str, str] = {}
+    for line in lines[start + 1 :]:
+        if not line.startswith(" "):
+            break
+        if (match := re.match(r"\s+(\w+)(?: \([^)]*\))?:\s*(.*)", line)) is not None:
+            words[match.group(1)] = match.group(2)
+    return "\n".join(lines[:start]).strip(), words
+
+
+def _sentence(error: ValueError) -> str:
+    problems = error.errors() if hasattr(error, "errors") else [{"loc": (), "msg": str(error)}]
+    return "; ".join(f"{'.'.join(map(str, p['loc'])) or 'arguments'}: {p['msg'].lower()}" for p in problems) + "."

@@ -1,0 +1,64 @@
+"""Arithmetic on expressions, read by Python's parser and never executed."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable
+
+from agentgym.errors import ToolError
+
+LARGEST_EXPONENT = 1000
+Number = int | float
+_BINARY: dict[type[ast.operator], Callable[[Number, Number], Number]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+
+
+def calculator(expression: str) -> str:
+    """Calculate an arithmetic expression.
+
+    Args:
+        expression: numbers with + - * / // % ** and brackets, such as (3 + 4) * 2.
+    """
+    try:
+        tree = ast.parse(expression.strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ToolError(f"{expression!r} is not an arithmetic expression") from error
+    value = _value(tree.body)
+    return str(int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value)
+
+
+def _value(node: ast.expr) -> Number:
+    match node:
+        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+            return number
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_value(operand)
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            return _value(operand)
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            return _power(_value(left), _value(right))
+        case ast.BinOp(left=left, op=operation, right=right) if type(operation) in _BINARY:
+            try:
+                return _BINARY[type(operation)](_value(left), _value(right))
+            except (ArithmeticError, ValueError) as error:
+                raise ToolError(f"cannot calculate: {error}") from error
+    raise ToolError(f"only arithmetic is allowed, not {ast.unparse(node)!r}")
+
+
+def _power(base: Number, exponent: Number) -> Number:
+    if abs(exponent) > LARGEST_EXPONENT or (isinstance(base, int) and base.bit_length() > 64):
+        raise ToolError(f"{base} ** {exponent} is too large")
+    try:
+        value = base**exponent
+    except ArithmeticError as error:
+        raise ToolError(f"cannot calculate: {error}") from error
+    if isinstance(value, complex):
+        raise ToolError(f"{base} ** {exponent} is not a real number")
+    return value

@@ -1,0 +1,1 @@
+"""Who deserved what: functions from finished trees to streams on their tokens."""

@@ -1,0 +1,70 @@
+"""Group-relative advantages: an episode is as good as it is better than its siblings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agentgym.errors import AgentGymError
+from agentgym.turn import Turn, TurnTree, path, total_reward
+
+EPSILON = 1e-6
+
+
+class GRPO:
+    """``A = (R - mean) / (std + 1e-6)`` over the episodes of one tree, with the sample standard deviation (n - 1).
+
+    Source: DeepSeekMath, arXiv 2402.03300, in the form of verl's code [S-code]. A group of one has advantage 0 [R].
+    Episodes without a verdict are in no mean. A turn that several episodes share gets the mean of their advantages [R].
+    """
+
+    def __init__(self) -> None:
+        self._metrics: dict[str, float] = {}
+
+    async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None:
+        rewards: list[float] = []
+        mixed = 0
+        for tree in trees:
+            judged = [(leaf, reward) for leaf in tree.leaves() if (reward := total_reward(leaf)) is not None]
+            group = np.array([reward for _, reward in judged], dtype=np.float64)
+            advantages = group_advantages(group)
+            rewards.extend(group)
+            mixed += bool(advantages.any())
+            _broadcast(tree, {leaf: a for (leaf, _), a in zip(judged, advantages, strict=True)})
+        self._metrics = {
+            "reward": float(np.mean(rewards)) if rewards else float("nan"),
+            "groups_with_signal": mixed / len(trees) if trees else 0.0,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+    def metrics(self) -> dict[str, float]:
+        return self._metrics
+
+
+def group_advantages(rewards: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Shape (n,) to shape (n,). Equal rewards, up to rounding, give exactly 0."""
+    rewards = np.asarray(rewards, dtype=np.float64)
+    if not np.isfinite(rewards).all():
+        raise AgentGymError(f"rewards must be finite, not {rewards.tolist()}")
+    if len(rewards) < 2 or np.ptp(rewards) <= 1e-6 * max(1.0, float(np.abs(rewards).max())):
+        return np.zeros(len(rewards))
+    return (rewards - rewards.mean()) / (rewards.std(ddof=1) + EPSILON)
+
+
+def _broadcast(tree: TurnTree, advantages: Mapping[Turn, float]) -> None:
+    """Give each turn the mean advantage of the episodes through it, on its sampled tokens."""
+    through: dict[Turn, list[float]] = {}
+    for leaf, advantage in advantages.items():
+        for turn in path(leaf):
+            through.setdefault(turn, []).append(advantage)
+    for turn in tree.turns:
+        advantage = float(np.mean(through[turn])) if turn in through else 0.0
+        turn.streams["advantage"] = np.where(turn.sampled, advantage, 0.0)

@@ -1,0 +1,73 @@
+"""What a loss is divided by. Each function writes the stream ``weight``, so that the objective's sum is the loss.
+
+Weight falls on sampled tokens of executed turns that lie on an episode with a verdict, each unique turn once however many
+episodes share it. Names and worked numbers: ``loss_agg_mode`` of verl [S-code].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from agentgym.turn import Stream, Turn, TurnTree, path, total_reward
+
+Divisor = Callable[[Sequence[TurnTree]], None]
+
+
+def token_mean(trees: Sequence[TurnTree]) -> None:
+    """Every trained token of the batch counts the same (DAPO, arXiv 2503.14476)."""
+    total = sum(mask.sum() for mask in _masks(trees).values())
+    _write(trees, lambda turn, mask: mask / total)
+
+
+def turn_mean(trees: Sequence[TurnTree]) -> None:
+    """Every trained turn counts the same, and so does every token within it."""
+    turns = len(_masks(trees))
+    _write(trees, lambda turn, mask: mask / (turns * mask.sum()))
+
+
+def sequence_mean(trees: Sequence[TurnTree]) -> None:
+    """Every episode counts the same, and so does every token within it (GRPO, arXiv 2402.03300).
+
+    A turn that several episodes share carries the sum of its weights in them.
+    """
+    masks = _masks(trees)
+    episodes = [path(leaf) for tree in trees for leaf in tree.leaves() if total_reward(leaf) is not None]
+    share: dict[Turn, float] = {}
+    sizes = [sum(int(masks[turn].sum()) for turn in turns if turn in masks) for turns in episodes]
+    counted = sum(size > 0 for size in sizes)
+    for turns, size in zip(episodes, sizes, strict=True):
+        for turn in turns:
+            if turn in masks:
+                share[turn] = share.get(turn, 0.0) + 1 / (counted * size)
+    _write(trees, lambda turn, mask: mask * share[turn])
+
+
+def constant(divisor: float) -> Divisor:
+    """A fixed divisor, as in Dr.GRPO (arXiv 2503.20783), so that long episodes are not favoured or punished."""
+
+    def divide(trees: Sequence[TurnTree]) -> None:
+        _write(trees, lambda turn, mask: mask / divisor)
+
+    return divide
+
+
+def _masks(trees: Sequence[TurnTree]) -> dict[Turn, Stream]:
+    """1 at the tokens that train, for each turn that has any."""
+    masks: dict[Turn, Stream] = {}
+    for tree in trees:
+        for leaf in tree.leaves():
+            if total_reward(leaf) is None:
+                continue
+            for turn in path(leaf):
+                if turn.executed and any(turn.sampled):
+                    masks[turn] = np.asarray(turn.sampled, dtype=np.float64)
+    return masks
+
+
+def _write(trees: Sequence[TurnTree], weigh: Callable[[Turn, Stream], Stream]) -> None:
+    masks = _masks(trees)
+    for tree in trees:
+        for turn in tree.turns:
+            turn.streams["weight"] = weigh(turn, masks[turn]) if turn in masks else np.zeros(len(turn.ids))

@@ -1,0 +1,121 @@
+"""The learner: packed forests in, gradients and optimiser steps out, for any unpatched Hugging Face causal model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agentgym.errors import AgentGymError, MissingExtra
+from agentgym.pack import Packed, visible
+from agentgym.trainers.seams import Metrics, Objective, State
+
+LearningRate = Callable[[int], float]
+
+
+class TorchLearner:
+    """AdamW on packed forests, through ``accelerate``.
+
+    ``rate`` is the learning rate, or a function of the optimiser step (from 0). Gradients add up over ``accumulate``
+    until ``step`` clips them to the norm ``max_grad_norm`` and applies them.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        rate: float | LearningRate,
+        *,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.0,
+        max_grad_norm: float = 1.0,
+        accelerator: Any = None,
+    ) -> None:
+        try:
+            from accelerate import Accelerator
+        except ImportError as error:
+            raise MissingExtra("accelerate", "train") from error
+        self.accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
+        matrices = [p for p in model.parameters() if p.dim() > 1]
+        vectors = [p for p in model.parameters() if p.dim() <= 1]
+        self._rate: LearningRate = rate if callable(rate) else lambda step, constant=rate: constant
+        groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=self._rate(0), betas=betas, fused=True)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.max_grad_norm = max_grad_norm
+        self.version = 0
+
+    def logprobs(self, packed: Packed) -> Tensor:
+        """Log-probability of every token given its own path, shape (T,), without gradient; 0 at roots."""
+        with torch.no_grad():
+            return PackedHeads(self.model, packed, np.ones(len(packed), dtype=bool)).logprobs
+
+    def accumulate(self, packed: Packed, objective: Objective) -> Metrics:
+        """Add the gradient of the objective on one pack."""
+        weight = packed.streams.get("weight")
+        if weight is None:
+            raise AgentGymError("the pack has no stream 'weight': apply a divisor to the trees before packing")
+        if not weight.any():
+            return {}
+        loss, metrics = objective(PackedHeads(self.model, packed, weight != 0), packed)
+        self.accelerator.backward(loss)
+        return {"loss": float(loss.detach()), **metrics}
+
+    def step(self) -> Metrics:
+        rate = self._rate(self.version)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise AgentGymError(f"the gradient is not finite at learner step {self.version}: lower the learning rate")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.version += 1
+        return {"gradient_norm": float(norm), "learning_rate": rate}
+
+    def state_dict(self) -> State:
+        model = self.accelerator.unwrap_model(self.model)
+        return {"model": model.state_dict(), "optimizer": self.optimizer.state_dict(), "version": self.version}
+
+    def load_state_dict(self, state: State) -> None:
+        self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.version = state["version"]
+
+
+class PackedHeads:
+    """The model's view of a pack, at the tokens that ``wanted`` marks."""
+
+    def __init__(self, model: Any, packed: Packed, wanted: np.ndarray[Any, Any]) -> None:
+        device = next(model.parameters()).device
+        dtype = next(model.parameters()).dtype
+        mask = torch.zeros(1, 1, len(packed), len(packed), dtype=dtype, device=device)
+        mask.masked_fill_(~torch.from_numpy(visible(packed)).to(device), torch.finfo(dtype).min)
+        self._tokens = torch.from_numpy(np.flatnonzero(wanted & (packed.parent >= 0))).to(device)
+        self._targets = torch.from_numpy(packed.token).to(device)[self._tokens]
+        self._size = len(packed)
+        parents = torch.from_numpy(packed.parent).to(device)[self._tokens]
+        places, rows = parents.unique(return_inverse=True)
+        out = model(
+            input_ids=torch.from_numpy(packed.token).to(device)[None],
+            attention_mask=mask,
+            position_ids=torch.from_numpy(packed.depth).to(device)[None],
+            use_cache=False,
+            logits_to_keep=places,
+        )
+        logits = out.logits[0]
+        self._log_softmax = (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
+        self._rows = rows
+
+    @cached_property
+    def logprobs(self) -> Tensor:
+        chosen = self._log_softmax[self._rows, self._targets]
+        return chosen.new_zeros(self._size).index_put((self._tokens,), chosen)
+
+    @cached_property
+    def entropy(self) -> Tensor:
+        entropy = -(self._log_softmax.exp() * self._log_softmax).sum(-1)[self._rows]
+        return entropy.new_zeros(self._size).index_put((self._tokens,), entropy)

@@ -1,0 +1,1 @@
+"""When to roll out, when to learn, how stale is too stale."""

@@ -1,0 +1,29 @@
+"""Roll out, learn, push, in turn: always on-policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentgym.turn import TurnTree
+
+
+class Synchronous:
+    """Every batch is sampled by the newest weights, and all of it is trained on."""
+
+    async def admit(self, version: int) -> bool:
+        return True
+
+    def select(self, ready: list[TurnTree], version: int) -> list[TurnTree] | None:
+        return ready
+
+    def push_due(self, learner_step: int) -> bool:
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+    def metrics(self) -> dict[str, float]:
+        return {}
