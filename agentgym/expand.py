@@ -73,3 +73,34 @@ class Expander(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
     def metrics(self) -> dict[str, float]: ...
+
+
+class Groups:
+    """``size`` independent episodes from every root, each played to its end. Evaluation plays so, and GRPO trains on it."""
+
+    forks = False
+
+    def __init__(self, size: int, actor: str = "policy") -> None:
+        self.size = size
+        self.actor = actor
+
+    def plan(self, forest: Sequence[TurnTree], event: Event) -> Iterable[Command]:
+        match event:
+            case Started(tree):
+                yield Extend(tree, tree.root, self.size, self.actor)
+            case TurnDone(tree, turn):
+                yield Extend(tree, turn, 1, self.actor)
+            case LeafDone(tree, _):
+                if len(tree.leaves()) == self.size:
+                    yield Close(tree)
+            case Idle():
+                pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+    def metrics(self) -> dict[str, float]:
+        return {}

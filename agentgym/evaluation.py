@@ -1,0 +1,154 @@
+"""Evaluation: k episodes of every task, resumable, with intervals clustered by task."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from agentgym.chat import Chat
+from agentgym.env import AgentEnv
+from agentgym.errors import AgentGymError
+from agentgym.expand import Groups
+from agentgym.policy import Actor
+from agentgym.rollout import Limits, Rollout, Start, episode
+from agentgym.seeds import Lineage
+from agentgym.statistics import Interval, SuccessAtK, clustered_interval, success_at_k
+from agentgym.store import RunStore
+from agentgym.task import Task
+from agentgym.turn import Turn, TurnTree, path, total_reward
+
+TASKS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One finished episode. ``reward`` is None where a fault that is not the policy's left it without a verdict."""
+
+    task: str
+    reward: float | None
+    success: bool
+    end: str
+    outcomes: dict[str, int]
+    turns: int
+    tokens: int  # that the policy wrote
+    metrics: dict[str, float]
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a policy does on a set of tasks. Episodes without a verdict are in no average; they are counted in ``lost``."""
+
+    success: SuccessAtK
+    reward: Interval
+    metrics: dict[str, Interval]
+    tasks: int
+    episodes: int
+    lost: int
+    ends: dict[str, int]
+    outcomes: dict[str, int]
+    turns: float
+    tokens: int
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+async def evaluate(
+    make_env: Callable[[], AgentEnv],
+    actor: Actor,
+    tasks: Sequence[Task],
+    *,
+    chat: Chat | None = None,
+    k: int = 1,
+    temperature: float = 1.0,
+    seed: int = 0,
+    limits: Limits | None = None,
+    store: RunStore | None = None,
+    done: Callable[[list[Episode]], None] = lambda episodes: None,
+    trees: list[TurnTree] | None = None,
+) -> tuple[Evaluation, list[Episode]]:
+    """Play ``k`` episodes of every task. With a store, tasks that it holds already are not played again.
+
+    ``done`` hears the episodes of each batch of tasks; ``trees`` collects the forest.
+    """
+    if not tasks:
+        raise AgentGymError("there are no tasks to evaluate on")
+    best = make_env().reward_range[1]
+    episodes = [Episode(**record) for record in store.read("episodes")] if store else []
+    played = Counter(episode.task for episode in episodes)
+    missing = [task for task in tasks if played[task.id] < k]
+    episodes = [episode for episode in episodes if played[episode.task] >= k]
+    for first in range(0, len(missing), TASKS_AT_ONCE):
+        batch = missing[first : first + TASKS_AT_ONCE]
+        rollout = Rollout(
+            make_env,
+            Groups(k),
+            {"policy": actor},
+            chat,
+            Lineage.of(seed, "evaluation"),
+            limits=limits,
+            temperature=temperature,
+            committed=store.turn if store else None,
+        )
+        forest = await rollout.run([Start(task) for task in batch])
+        new = [summarise(tree, leaf, best) for tree in forest for leaf in tree.leaves()]
+        for one in new if store else ():
+            assert store is not None
+            store.append("episodes", asdict(one))
+        episodes += new
+        if trees is not None:
+            trees += forest
+        done(new)
+    return summary(episodes, k), episodes
+
+
+def summarise(tree: TurnTree, leaf: Turn, best: float) -> Episode:
+    turns = episode(leaf)
+    reward = total_reward(leaf)
+    tokens = sum(sum(turn.sampled) if any(turn.sampled) else turn.action_tokens for turn in turns)
+    return Episode(
+        task=tree.task.id,
+        reward=reward,
+        success=reward is not None and reward >= best - 1e-9,
+        end=str(leaf.end),
+        outcomes=dict(Counter(str(turn.outcome) for turn in (turns or path(leaf)))),
+        turns=len(turns),
+        tokens=tokens,
+        metrics=leaf.metrics,
+        error=next((turn.error for turn in reversed(path(leaf)) if turn.error), ""),
+    )
+
+
+def summary(episodes: Sequence[Episode], k: int) -> Evaluation:
+    judged = [one for one in episodes if one.reward is not None]
+    if not judged:
+        reasons = Counter(one.error for one in episodes).most_common(1)
+        raise AgentGymError(f"no episode has a verdict; the commonest reason: {reasons[0][0] if reasons else 'none played'}")
+    successes = by_task(judged, lambda one: one.success)
+    fewest = min(map(len, successes.values()))
+    names = sorted({name for one in judged for name in one.metrics})
+    outcomes: Counter[str] = Counter()
+    for one in episodes:
+        outcomes.update(one.outcomes)
+    return Evaluation(
+        success=success_at_k(successes, min(k, fewest)),
+        reward=clustered_interval(by_task(judged, lambda one: float(one.reward or 0.0))),
+        metrics={name: clustered_interval(by_task(judged, lambda one, n=name: one.metrics.get(n, 0.0))) for name in names},
+        tasks=len(successes),
+        episodes=len(judged),
+        lost=len(episodes) - len(judged),
+        ends=dict(Counter(one.end for one in episodes)),
+        outcomes=dict(outcomes),
+        turns=sum(one.turns for one in judged) / len(judged),
+        tokens=sum(one.tokens for one in episodes),
+    )
+
+
+def by_task(episodes: Sequence[Episode], value: Callable[..., Any]) -> Mapping[str, list[Any]]:
+    values: dict[str, list[Any]] = {}
+    for one in episodes:
+        values.setdefault(one.task, []).append(value(one))
+    return values

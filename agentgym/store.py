@@ -1,0 +1,212 @@
+"""A run directory that survives being killed: turns appended as they are committed, checkpoints replaced atomically."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from agentgym.errors import AgentGymError
+from agentgym.outcome import Outcome
+from agentgym.task import Task
+from agentgym.turn import Turn, TurnTree
+
+FORMAT = 1
+KEPT_CHECKPOINTS = 2
+
+
+class RunStore:
+    """``run.json`` says what the run is; ``turns.jsonl`` and other logs only grow; ``checkpoints/`` holds the newest two.
+
+    A checkpoint remembers how long the logs were. To resume is to cut them there and to play on: what was logged after it
+    belongs to a step that will be played again, identically.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        self.folder = folder
+        self.config = config
+        self._logs: dict[str, Any] = {}
+
+    @classmethod
+    def create(cls, folder: str | Path, config: Mapping[str, Any]) -> RunStore:
+        """A new run. Raises `AgentGymError` where the folder holds something already."""
+        folder = Path(folder)
+        if folder.exists() and any(folder.iterdir()):
+            raise AgentGymError(f"{folder} is not empty: resume that run, or choose another folder. Nothing was overwritten")
+        folder.mkdir(parents=True, exist_ok=True)
+        store = cls(folder, dict(config))
+        store.write("run.json", {"format": FORMAT, "config": dict(config)})
+        return store
+
+    @classmethod
+    def open(cls, folder: str | Path) -> RunStore:
+        folder = Path(folder)
+        try:
+            about = orjson.loads((folder / "run.json").read_bytes())
+        except FileNotFoundError:
+            raise AgentGymError(f"{folder} holds no run (run.json is missing)") from None
+        except ValueError as error:
+            raise AgentGymError(f"{folder / 'run.json'} is damaged: {error}") from None
+        if about.get("format") != FORMAT:
+            raise AgentGymError(
+                f"{folder} has format {about.get('format')!r}, this version reads format {FORMAT}. Nothing was changed"
+            )
+        return cls(folder, about["config"])
+
+    def append(self, log: str, record: Mapping[str, Any]) -> None:
+        """Add one line to ``<log>.jsonl``; it is with the operating system when this returns."""
+        if log not in self._logs:
+            self._logs[log] = open(self.folder / f"{log}.jsonl", "ab", buffering=0)  # noqa: SIM115
+        line = orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS, default=str) + b"\n"
+        with _disk(self.folder):
+            self._logs[log].write(line)
+
+    def read(self, log: str) -> Iterator[dict[str, Any]]:
+        """The lines of a log. A last line that was cut off by a kill is left out."""
+        path = self.folder / f"{log}.jsonl"
+        if not path.exists():
+            return
+        with open(path, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    yield orjson.loads(line)
+                except ValueError as error:
+                    raise AgentGymError(f"{path}, line {number}: damaged ({error})") from None
+
+    def write(self, name: str, value: Any) -> None:
+        """Replace a small JSON file as a whole."""
+        temporary = self.folder / f".{name}.new"
+        with _disk(self.folder):
+            temporary.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY, default=str))
+            os.replace(temporary, self.folder / name)
+
+    def turn(self, tree: TurnTree, turn: Turn) -> None:
+        """Log a committed turn. A later line about the same turn replaces it."""
+        if turn.parent is None:
+            self.append("turns", {"tree": tree.id, "task": tree.task, "tags": tree.tags, "tools": tree.tools})
+        self.append("turns", {"tree": tree.id, **turn_record(turn)})
+
+    def trees(self) -> list[TurnTree]:
+        """The forest as it was logged."""
+        trees: dict[str, TurnTree] = {}
+        for record in self.read("turns"):
+            if "task" in record:
+                task = record["task"]
+                trees[record["tree"]] = TurnTree(record["tree"], Task(**task), record["tags"])
+                trees[record["tree"]].tools = record["tools"]
+            else:
+                _restore_turn(trees[record.pop("tree")], record)
+        return list(trees.values())
+
+    def checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
+        """``save`` fills a folder, which then takes its place in one step: a checkpoint is whole or it is not there."""
+        checkpoints = self.folder / "checkpoints"
+        temporary = checkpoints / ".new"
+        with _disk(self.folder):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            save(temporary)
+            for log in self._logs.values():
+                os.fsync(log.fileno())
+            sizes = {path.name: path.stat().st_size for path in self.folder.glob("*.jsonl")}
+            (temporary / "logs.json").write_bytes(orjson.dumps({"step": step, "sizes": sizes}))
+            for path in temporary.iterdir():
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+            os.replace(temporary, checkpoints / f"step-{step:08d}")
+        for old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(old)
+
+    def resume(self) -> tuple[int, Path] | None:
+        """The newest checkpoint and its step, with the logs cut to its length; None where there is no checkpoint."""
+        found = self._checkpoints()
+        about = orjson.loads((found[-1] / "logs.json").read_bytes()) if found else {"step": 0, "sizes": {}}
+        for path in self.folder.glob("*.jsonl"):
+            os.truncate(path, about["sizes"].get(path.name, 0))
+        return (about["step"], found[-1]) if found else None
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.folder / "checkpoints").glob("step-*"))
+
+    def close(self) -> None:
+        for log in self._logs.values():
+            log.close()
+        self._logs.clear()
+
+
+class _disk:  # noqa: N801
+    """Turns the operating system's refusals into one clear sentence."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
+            raise AgentGymError(
+                f"{self.folder}: {reason}. What was written before is whole; make room and resume the run"
+            ) from error
+
+
+def turn_record(turn: Turn) -> dict[str, Any]:
+    """What is stored of a turn: all but what can be derived, its snapshot and its wall time."""
+    return {
+        "turn": turn.index,
+        "parent": None if turn.parent is None else turn.parent.index,
+        "author": turn.author,
+        "seed": turn.seed,
+        "ids": turn.ids,
+        "sampled": [int(mark) for mark in turn.sampled],
+        "logprobs": turn.logprobs,
+        "versions": turn.versions,
+        "action_tokens": turn.action_tokens,
+        "action": turn.action,
+        "replies": turn.replies,
+        "reward": turn.reward,
+        "end": turn.end,
+        "outcome": turn.outcome,
+        "executed": turn.executed,
+        "restarts": turn.restarts,
+        "key": turn.key,
+        "metrics": turn.metrics,
+        "error": turn.error,
+    }
+
+
+def _restore_turn(tree: TurnTree, record: dict[str, Any]) -> None:
+    if "advantages" in record:
+        for turn, advantage in zip(tree.turns, record["advantages"], strict=True):
+            turn.streams["advantage"] = np.where(turn.sampled, advantage, 0.0)
+        return
+    index, parent = record.pop("turn"), record.pop("parent")
+    record["sampled"] = [bool(mark) for mark in record["sampled"]]
+    record["versions"] = [(version, count) for version, count in record["versions"]]
+    record["outcome"] = Outcome(record["outcome"])
+    if index < len(tree.turns):
+        for name, value in record.items():
+            setattr(tree.turns[index], name, value)
+    else:
+        tree.add(Turn(index, None if parent is None else tree.turns[parent], **record))
+
+
+def log_advantages(store: RunStore, trees: Iterable[TurnTree]) -> None:
+    """One line for each tree: the mean advantage of every turn, for looking at later."""
+    for tree in trees:
+        values = [_mean(turn) for turn in tree.turns]
+        store.append("turns", {"tree": tree.id, "advantages": values})
+
+
+def _mean(turn: Turn) -> float:
+    stream = turn.streams.get("advantage")
+    return 0.0 if stream is None or not any(turn.sampled) else float(stream[np.asarray(turn.sampled)].mean())

@@ -1,1 +1,0 @@
-"""Where the next rollouts are spent."""
