@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>", re.DOTALL)
-_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 EXAMPLE = '<tool_call>{"name": "…", "arguments": {…}}</tool_call>'
 
 
@@ -42,17 +42,24 @@ def parse_action(text: str) -> Action:
     elif text.lstrip().startswith("<think>"):
         return Action(text, text.strip()[len("<think>") :], "", (), "The thought is not closed: </think> is missing.")
     calls: list[Call] = []
+    words: list[str] = []
     problem = None
-    for body in _CALL.findall(rest):
-        call = _parse_call(body)
-        if isinstance(call, str):
-            problem = call
+    position = 0
+    while (start := rest.find(_OPEN, position)) >= 0:
+        end = rest.find(_CLOSE, start)
+        if end < 0:
+            problem = problem or f"The tool call is not closed: {_CLOSE} is missing."
             break
-        calls.append(call)
-    content = _CALL.sub("", rest).strip()
-    if problem is None and "<tool_call>" in content:
-        problem = "The tool call is not closed: </tool_call> is missing."
-    return Action(text, thought, content, () if problem else tuple(calls), problem)
+        if problem is None:
+            call = _parse_call(rest[start + len(_OPEN) : end])
+            if isinstance(call, str):
+                problem = call
+            else:
+                calls.append(call)
+        words.append(rest[position:start])
+        position = end + len(_CLOSE)
+    words.append(rest[position:])
+    return Action(text, thought, "".join(words).strip(), () if problem else tuple(calls), problem)
 
 
 def _parse_call(body: str) -> Call | str:
@@ -83,4 +90,5 @@ def call(name: str, /, *, thought: str = "", **arguments: Any) -> str:
 
 
 def _call_json(call: Call) -> str:
-    return json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
+    text = json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
+    return text.replace(_CLOSE, "<\\/tool_call>")  # within a string, JSON reads \\/ as /

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, SupportsFloat
+from typing import Any, SupportsFloat
 
 import gymnasium
 import numpy as np
@@ -54,7 +54,7 @@ class AgentEnv(gymnasium.Env[str, str]):
     system and user), ``info["tools"]`` (at reset) the tools in OpenAI's form, ``info["outcome"]`` how the turn went.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (declared so by Gymnasium)
     system: str = ""
     max_turns: int = 16
     max_calls: int | None = None
@@ -186,7 +186,7 @@ class AgentEnv(gymnasium.Env[str, str]):
             return state
         if self.snapshots == "copy":
             return copy.deepcopy(state)
-        raise NotImplementedError(f"{type(self).__name__}: snapshots of kind {self.snapshots!r} need snapshot() and restore()")
+        raise NotImplementedError(f"{type(self).__name__}: a {self.snapshots!r} snapshot needs its own snapshot() and restore()")
 
     def _choose_task(self, wanted: Task | str | None, split: str) -> Task:
         if isinstance(wanted, Task):

@@ -68,11 +68,10 @@ async def evaluate(
     limits: Limits | None = None,
     store: RunStore | None = None,
     done: Callable[[list[Episode]], None] = lambda episodes: None,
-    trees: list[TurnTree] | None = None,
 ) -> tuple[Evaluation, list[Episode]]:
     """Play ``k`` episodes of every task. With a store, tasks that it holds already are not played again.
 
-    ``done`` hears the episodes of each batch of tasks; ``trees`` collects the forest.
+    ``done`` hears the episodes of each batch of tasks.
     """
     if not tasks:
         raise AgentGymError("there are no tasks to evaluate on")
@@ -99,8 +98,6 @@ async def evaluate(
             assert store is not None
             store.append("episodes", asdict(one))
         episodes += new
-        if trees is not None:
-            trees += forest
         done(new)
     return summary(episodes, k), episodes
 

@@ -22,8 +22,9 @@ def register(id: str, **kwargs: Any) -> Callable[[EnvClass], EnvClass]:
 
     def decorate(cls: EnvClass) -> EnvClass:
         path = f"{cls.__module__}:{cls.__qualname__}"
-        nested = "<locals>" in path or cls.__module__ == "__main__"  # Gymnasium could not import these by their path
-        gymnasium.register(id, entry_point=cls if nested else path, kwargs=kwargs)
+        local = "<locals>" in path or cls.__module__ == "__main__"  # Gymnasium could not import these by their path
+        entry_point: Any = cls if local else path
+        gymnasium.register(id, entry_point=entry_point, kwargs=kwargs)
         return cls
 
     return decorate

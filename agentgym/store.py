@@ -128,7 +128,7 @@ class RunStore:
     def resume(self) -> tuple[int, Path] | None:
         """The newest checkpoint and its step, with the logs cut to its length; None where there is no checkpoint."""
         found = self._checkpoints()
-        about = orjson.loads((found[-1] / "logs.json").read_bytes()) if found else {"step": 0, "sizes": {}}
+        about: dict[str, Any] = orjson.loads((found[-1] / "logs.json").read_bytes()) if found else {"step": 0, "sizes": {}}
         for path in self.folder.glob("*.jsonl"):
             os.truncate(path, about["sizes"].get(path.name, 0))
         return (about["step"], found[-1]) if found else None

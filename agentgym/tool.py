@@ -76,12 +76,15 @@ class Tool:
 
     def read_arguments(self, arguments: dict[str, Any]) -> dict[str, Any] | str:
         """The arguments in their Python types, or one sentence about what is wrong with them."""
-        model = _arguments_model(_plain(self.function))
         try:
-            read = model.model_validate(arguments)
+            return dict(self._validate(arguments).__dict__)
         except ValueError as error:
             return f"{self.name}: {_sentence(error)}"
-        return {name: getattr(read, name) for name in type(read).model_fields}
+
+    @cached_property
+    def _validate(self) -> Callable[[Any], BaseModel]:
+        validate: Callable[[Any], BaseModel] = _arguments_model(_plain(self.function)).__pydantic_validator__.validate_python
+        return validate
 
     def __call__(self, **arguments: Any) -> Any:
         return self.function(**arguments)
@@ -143,5 +146,5 @@ def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
 
 
 def _sentence(error: ValueError) -> str:
-    problems = error.errors() if hasattr(error, "errors") else [{"loc": (), "msg": str(error)}]
+    problems: Any = error.errors() if hasattr(error, "errors") else [{"loc": (), "msg": str(error)}]
     return "; ".join(f"{'.'.join(map(str, p['loc'])) or 'arguments'}: {p['msg'].lower()}" for p in problems) + "."

@@ -145,6 +145,17 @@ def test_intervals_of_differences_cover_the_truth(rates, shared):
     assert coverage(rates[1] - rates[0], found) >= 0.93
 
 
+def test_the_interval_of_a_difference_is_nearly_students_for_many_tasks():
+    rng = np.random.default_rng(2)
+    difficulty = rng.random((600, 1))
+    a, b = (rng.random((600, 4)) < 0.5 * rate + 0.5 * (difficulty < rate) for rate in (0.4, 0.6))
+    differences = b.mean(axis=1) - a.mean(axis=1)
+    student = 2 * t_quantile(0.975, 599) * differences.std(ddof=1) / math.sqrt(600)
+    found = paired_difference(by_task(a), by_task(b)).difference
+    assert found.estimate == pytest.approx(differences.mean())
+    assert found.high - found.low == pytest.approx(student, rel=0.02)
+
+
 def test_a_difference_between_none_and_all_has_a_width():
     result = paired_difference(by_task([[0.0]] * 20), by_task([[1.0]] * 20))
     assert result.difference.estimate == result.difference.high == 1

@@ -43,7 +43,7 @@ class TinyTokenizer:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self.unk_token_id = None
-        self.eos_token_id: int = tokenizer.token_to_id("<|im_end|>")
+        self.eos_token_id = MARKERS.index("<|im_end|>") + tokenizer.get_vocab_size(with_added_tokens=False)
 
     def __len__(self) -> int:
         return int(self._tokenizer.get_vocab_size())
@@ -186,7 +186,8 @@ def new_model(vocabulary: int, seed: int) -> Qwen3ForCausalLM:
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Qwen3ForCausalLM(config).float()
+        model: Qwen3ForCausalLM = Qwen3ForCausalLM(config)
+        return model
 
 
 def save(model: Any, tokenizer: TinyTokenizer, folder: Path) -> None:

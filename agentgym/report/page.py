@@ -58,7 +58,7 @@ class Curve:
 
 
 def before_after(comparisons: Mapping[str, Comparison], before: str = "before", after: str = "after") -> Table:
-    """The headline: one row for each measure, with intervals, the paired difference and its p-value."""
+    """The headline of comparisons at the 95% level: estimates with intervals, the paired difference and its p-value."""
     rows = [
         (name, c.a, c.b, c.paired.difference, c.paired.p_value, c.paired.minimal_detectable_difference, c.a.n)
         for name, c in comparisons.items()

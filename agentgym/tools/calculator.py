@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import math
 import operator
 from collections.abc import Callable
 
 from agentgym.errors import ToolError
 
+LONGEST_EXPRESSION = 300  # characters
 LARGEST_EXPONENT = 1000
+LARGEST_BASE = 2**64
+LARGEST_RESULT = 10**1000
 Number = int | float
 _BINARY: dict[type[ast.operator], Callable[[Number, Number], Number]] = {
     ast.Add: operator.add,
@@ -26,11 +30,16 @@ def calculator(expression: str) -> str:
     Args:
         expression: numbers with + - * / // % ** and brackets, such as (3 + 4) * 2.
     """
+    if len(expression) > LONGEST_EXPRESSION:
+        raise ToolError(f"the expression is longer than {LONGEST_EXPRESSION} characters; calculate it in parts")
     try:
-        tree = ast.parse(expression.strip(), mode="eval")
+        value = _value(ast.parse(expression.strip(), mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ToolError(f"{expression!r} is not an arithmetic expression") from error
-    value = _value(tree.body)
+    except ArithmeticError as error:
+        raise ToolError(f"cannot calculate: {error}") from error
+    if not abs(value) <= LARGEST_RESULT or not (isinstance(value, int) or math.isfinite(value)):
+        raise ToolError("the result is too large")
     return str(int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value)
 
 
@@ -45,20 +54,14 @@ def _value(node: ast.expr) -> Number:
         case ast.BinOp(left=left, op=ast.Pow(), right=right):
             return _power(_value(left), _value(right))
         case ast.BinOp(left=left, op=operation, right=right) if type(operation) in _BINARY:
-            try:
-                return _BINARY[type(operation)](_value(left), _value(right))
-            except (ArithmeticError, ValueError) as error:
-                raise ToolError(f"cannot calculate: {error}") from error
+            return _BINARY[type(operation)](_value(left), _value(right))
     raise ToolError(f"only arithmetic is allowed, not {ast.unparse(node)!r}")
 
 
 def _power(base: Number, exponent: Number) -> Number:
-    if abs(exponent) > LARGEST_EXPONENT or (isinstance(base, int) and base.bit_length() > 64):
-        raise ToolError(f"{base} ** {exponent} is too large")
-    try:
-        value = base**exponent
-    except ArithmeticError as error:
-        raise ToolError(f"cannot calculate: {error}") from error
+    if abs(exponent) > LARGEST_EXPONENT or abs(base) > LARGEST_BASE:
+        raise ToolError("the power is too large")
+    value: int | float | complex = base**exponent
     if isinstance(value, complex):
         raise ToolError(f"{base} ** {exponent} is not a real number")
     return value

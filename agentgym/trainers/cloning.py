@@ -36,9 +36,9 @@ def clone(learner: Learner, batches: Sequence[Sequence[TurnTree]], observations:
     """One optimiser step for each batch of demonstrations. ``done`` hears the loss after each."""
     for trees in batches:
         weigh_demonstrations(trees, observations)
-        loss = sum(learner.accumulate(packed, CrossEntropy())["loss"] for packed in pack(trees, 2**16))
+        losses = [learner.accumulate(packed, CrossEntropy())["loss"] for packed in pack(trees, 2**16)]
         learner.step()
-        done(loss)
+        done(sum(losses))
 
 
 def cosine(peak: float, steps: int, *, warm: float = 0.04, last: float = 0.05) -> Callable[[int], float]:

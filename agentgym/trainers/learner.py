@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ class TorchLearner:
         self.accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
         matrices = [p for p in model.parameters() if p.dim() > 1]
         vectors = [p for p in model.parameters() if p.dim() <= 1]
-        self._rate: LearningRate = rate if callable(rate) else lambda step, constant=rate: constant
+        self._rate: LearningRate = rate if callable(rate) else partial(_constant, rate)
         groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=self._rate(0), betas=betas, fused=True)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -86,6 +86,15 @@ class TorchLearner:
         self.version = state["version"]
 
 
+def _constant(rate: float, step: int) -> float:
+    return rate
+
+
+def warm_up(rate: float, steps: int = 6) -> LearningRate:
+    """A learning rate that rises linearly over its first ``steps`` and then stays."""
+    return lambda step: rate * min(1.0, (step + 1) / steps)
+
+
 class PackedHeads:
     """The model's view of a pack, at the tokens that ``wanted`` marks."""
 
@@ -98,7 +107,7 @@ class PackedHeads:
         self._targets = torch.from_numpy(packed.token).to(device)[self._tokens]
         self._size = len(packed)
         parents = torch.from_numpy(packed.parent).to(device)[self._tokens]
-        places, rows = parents.unique(return_inverse=True)
+        places, rows = torch.unique(parents, return_inverse=True)
         out = model(
             input_ids=torch.from_numpy(packed.token).to(device)[None],
             attention_mask=mask,
@@ -107,7 +116,7 @@ class PackedHeads:
             logits_to_keep=places,
         )
         logits = out.logits[0]
-        self._log_softmax = (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
+        self._log_softmax: Tensor = (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
         self._rows = rows
 
     @cached_property

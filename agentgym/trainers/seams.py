@@ -57,7 +57,8 @@ class Objective(Protocol):
     ``needs`` names the heads beyond ``logprobs``: {"entropy"}.
     """
 
-    needs: frozenset[str]
+    @property
+    def needs(self) -> frozenset[str]: ...
 
     def __call__(self, heads: Heads, packed: Packed) -> tuple[Tensor, Metrics]: ...
 

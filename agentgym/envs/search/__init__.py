@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from agentgym.action import call
 from agentgym.env import AgentEnv
-from agentgym.envs.search.atlas import atlas
-from agentgym.envs.search.corpus import Rows, read_pages, read_questions
+from agentgym.envs.search.expert import gold_actions
 from agentgym.envs.search.grading import cover_match, exact_match, f1
 from agentgym.errors import AgentGymError, ToolError
-from agentgym.snapshot import Kind
+from agentgym.snapshot import Kind, state_digest
 from agentgym.task import Task
 from agentgym.tool import tool
 from agentgym.tools.search import SearchIndex
+
+if TYPE_CHECKING:
+    from agentgym.envs.search.corpus import Rows
 
 
 @dataclass(frozen=True, slots=True)
 class SearchState:
     answer: str | None = None
-    shown: tuple[str, ...] = ()  # titles on view after the last turn
+    shown: str = ""  # what the last tool call showed
 
 
 class Search(AgentEnv):
-    """Answer a question with the tools ``search``, ``open`` and ``answer``. Reward: exact match after SQuAD normalisation.
+    """Answer a question with the tools ``search``, ``open`` and ``answer``. Reward: exact match, normalised as in SQuAD.
 
-    Without arguments: questions of one to three hops and comparisons over an atlas of real countries, cities and airports.
-    ``corpus`` and ``questions`` take JSON-lines files or rows (such as ``datasets.load_dataset(...)``): a page has
-    ``title`` and ``text``; a question has ``question`` and ``answer``, and may have ``id``, ``answer_aliases``, ``split``.
-    ``data`` takes a folder with ``corpus.jsonl`` beside files of questions instead.
+    Without arguments: questions of one to three hops and comparisons over an atlas of real countries, cities and
+    airports. ``corpus`` and ``questions`` take JSON-lines files or rows (such as ``datasets.load_dataset(...)``): a page
+    has ``title`` and ``text``; a question has ``question`` and ``answer``, and may have ``id``, ``answer_aliases`` and
+    ``split``. ``data`` takes a folder of such files instead: ``corpus.jsonl``, and questions in all others.
+    ``top_k`` pages are shown by one search. Raises `AgentGymError` where a file has a bad line.
     """
 
     system = "Answer the question with the tools search, open and answer."
@@ -46,25 +48,27 @@ class Search(AgentEnv):
         questions: Rows | None = None,
         *,
         data: str | Path | None = None,
-        split: str = "test",
         top_k: int = 2,
     ) -> None:
         super().__init__()
+        if top_k < 1:
+            raise AgentGymError(f"top_k is {top_k}: a search must show at least 1 page")
+        if (corpus is None) != (questions is None) or (data is not None and corpus is not None):
+            raise AgentGymError("Search takes corpus= and questions= together, or data= alone, or none of them")
         self.top_k = top_k
+        self._tasks: Callable[[str], Sequence[Task]]
+        if data is None and (corpus is None or questions is None):
+            self.index, self.splits, self._tasks = _atlas()
+            return
         if data is not None:
-            self.index, self._tasks = _folder(Path(data), split)
-        elif corpus is None and questions is None:
-            self.index, self._tasks = atlas().index, atlas().tasks
-        elif corpus is None or questions is None:
-            raise AgentGymError("Search needs both corpus= and questions=, or data=, or none of them")
-        else:
-            self.index = _index(str(corpus)) if isinstance(corpus, str | Path) else SearchIndex(read_pages(corpus))
-            self._tasks = read_questions(questions, split)
-        order = ("train", "validation", "dev", "test")
-        self.splits = tuple(sorted(self._tasks, key=lambda name: (order.index(name) if name in order else 9, name)))
+            self.index, by_split = _folder(Path(data))
+        elif corpus is not None and questions is not None:
+            self.index, by_split = _index(corpus), _questions(questions)
+        self.splits = tuple(by_split)
+        self._tasks = lambda split: by_split.get(split, ())
 
     def tasks(self, split: str) -> Sequence[Task]:
-        return self._tasks.get(split, ())
+        return self._tasks(split)
 
     def begin(self, task: Task) -> None:
         self.state = SearchState()
@@ -77,8 +81,7 @@ class Search(AgentEnv):
             query: a few words, such as the name of a thing and what you want to know of it.
         """
         hits = self.index.search(query, self.top_k)
-        self.state = replace(self.state, shown=tuple(hit.title for hit in hits))
-        return "\n".join(f"{hit.title}: {hit.snippet}" for hit in hits) or "Nothing found."
+        return self._show("\n".join(f"{hit.title}: {hit.snippet}" for hit in hits) or "Nothing found.")
 
     @tool
     def open(self, title: str) -> str:
@@ -87,11 +90,10 @@ class Search(AgentEnv):
         Args:
             title: the title as a search showed it.
         """
-        page = self.index.page(title)
-        if page is None:
+        text = self.index.text(title)
+        if text is None:
             raise ToolError(f"there is no page titled {title!r}; search for it")
-        self.state = replace(self.state, shown=(page.title,))
-        return page.text
+        return self._show(f"{title}: {text}")
 
     @tool(ends=True)
     def answer(self, text: str) -> str:
@@ -107,31 +109,56 @@ class Search(AgentEnv):
         return 0.0 if self.state.answer is None else exact_match(self.state.answer, self.task.answer)
 
     def metrics(self) -> dict[str, float]:
-        text, answers = self.state.answer or "", self.task.answer
-        return {"em": self.score(), "f1": f1(text, answers), "cover_em": cover_match(text, answers) if text else 0.0}
+        answer, accepted = self.state.answer, self.task.answer
+        if answer is None:
+            return {"em": 0.0, "f1": 0.0, "cover_em": 0.0}
+        return {
+            "em": exact_match(answer, accepted),
+            "f1": f1(answer, accepted),
+            "cover_em": cover_match(answer, accepted),
+        }
 
     def gold(self, task: Task) -> list[str]:
-        searches = [call("search", query=f"{hop.entity} {hop.relation.query}") for hop in task.data.get("plan", ())]
-        return [*searches, call("answer", text=task.answer[0])]
+        return gold_actions(task)
 
     def key(self) -> str:
-        return f"{self.task.id}: {' | '.join(self.state.shown)}"
+        """Equal where the last tool call of the same task showed the same."""
+        return state_digest(self.task.id, self.state.shown)
+
+    def _show(self, text: str) -> str:
+        self.state = replace(self.state, shown=text)
+        return text
+
+
+def _atlas() -> tuple[SearchIndex, tuple[str, ...], Callable[[str], Sequence[Task]]]:
+    from agentgym.envs.search.atlas import load_atlas
+    from agentgym.envs.search.questions import SIZES, atlas_tasks
+
+    return load_atlas().index, tuple(SIZES), atlas_tasks
+
+
+def _index(corpus: Rows) -> SearchIndex:
+    from agentgym.envs.search.corpus import read_pages
+
+    return _index_of_file(str(corpus)) if isinstance(corpus, str | Path) else SearchIndex(read_pages(corpus))
 
 
 @cache
-def _index(corpus: str) -> SearchIndex:
+def _index_of_file(corpus: str) -> SearchIndex:
+    from agentgym.envs.search.corpus import read_pages
+
     return SearchIndex(read_pages(corpus))
 
 
+def _questions(questions: Rows) -> dict[str, list[Task]]:
+    from agentgym.envs.search.corpus import read_questions
+
+    return read_questions([questions])
+
+
 @cache
-def _folder(folder: Path, split: str) -> tuple[SearchIndex, dict[str, list[Task]]]:
-    """``corpus.jsonl`` and all other ``*.jsonl`` files of questions beside it, in the order of their names."""
-    tasks: dict[str, list[Task]] = {}
-    files = sorted(path for path in folder.glob("*.jsonl") if path.name != "corpus.jsonl")
-    if not files:
-        raise AgentGymError(f"{folder} holds no files of questions (*.jsonl beside corpus.jsonl)")
-    for path in files:
-        named = path.stem.split("_")[0]
-        for name, found in read_questions(path, named if named in ("train", "dev", "test", "validation") else split).items():
-            tasks.setdefault(name, []).extend(found)
-    return _index(str(folder / "corpus.jsonl")), tasks
+def _folder(folder: Path) -> tuple[SearchIndex, dict[str, list[Task]]]:
+    from agentgym.envs.search.corpus import question_files, read_questions
+
+    tasks = read_questions(question_files(folder))
+    return _index_of_file(str(folder / "corpus.jsonl")), tasks

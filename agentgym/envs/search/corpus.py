@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from agentgym.tools.search import Page
 
 Rows = str | Path | Iterable[Mapping[str, Any]]
 Row = TypeVar("Row", bound=BaseModel)
+SPLITS = ("train", "validation", "dev", "test")
 
 
 class PageRow(BaseModel):
@@ -34,38 +35,68 @@ class QuestionRow(BaseModel):
     @field_validator("answers", mode="before")
     @classmethod
     def _as_texts(cls, value: Any) -> Any:
-        """StrategyQA answers by a truth value; some sets give a list of equal answers."""
-        values = value if isinstance(value, list) else [value]
-        return [("yes" if item else "no") if isinstance(item, bool) else item for item in values]
+        """StrategyQA answers by a truth value; some sets give a number, or a list of equal answers."""
+        return [_as_text(item) for item in (value if isinstance(value, list) else [value])]
+
+    @field_validator("answers")
+    @classmethod
+    def _not_blank(cls, answers: list[str]) -> list[str]:
+        if not all(answer.strip() for answer in answers):
+            raise ValueError("an answer is blank")
+        return answers
 
 
 def read_pages(rows: Rows) -> list[Page]:
-    pages = [Page(row.title, row.text) for row in _read(rows, PageRow)]
+    pages = [Page(row.title, row.text) for _, row in _read(rows, PageRow)]
     if not pages:
         raise AgentGymError(f"{_name(rows)} holds no pages")
     return pages
 
 
-def read_questions(rows: Rows, split: str) -> dict[str, list[Task]]:
-    """Tasks by split. A row without a split of its own belongs to ``split``."""
+def read_questions(sources: Sequence[Rows]) -> dict[str, list[Task]]:
+    """Tasks by split. A row that names no split belongs to that of its file's name (``dev_context.jsonl``), else test."""
     tasks: dict[str, list[Task]] = {}
-    seen: set[str] = set()
-    for number, row in enumerate(_read(rows, QuestionRow), start=1):
-        id = row.id or f"{number}"
-        if id in seen:
-            raise AgentGymError(f"{_name(rows)}, question {number}: the id {id!r} occurs twice")
-        seen.add(id)
-        answers = [*row.answers, *row.answer_aliases]
-        tasks.setdefault(row.split or split, []).append(Task(id, row.question, answers, row.split or split))
+    places: dict[tuple[str, str], str] = {}
+    for rows in sources:
+        default = _split_by_name(rows)
+        for number, (place, row) in enumerate(_read(rows, QuestionRow), start=1):
+            id, split = row.id or str(number), row.split or default
+            if (split, id) in places:
+                raise AgentGymError(f"{place}: the id {id!r} stands at {places[split, id]} already; give it another")
+            places[split, id] = place
+            tasks.setdefault(split, []).append(Task(id, row.question, [*row.answers], split))
     if not tasks:
-        raise AgentGymError(f"{_name(rows)} holds no questions")
-    return tasks
+        raise AgentGymError(f"{' and '.join(map(_name, sources))}: no questions")
+    return {split: tasks[split] for split in sorted(tasks, key=_rank)}
 
 
-def _read(rows: Rows, model: type[Row]) -> Iterator[Row]:
+def question_files(folder: Path) -> list[Path]:
+    """All ``*.jsonl`` files beside ``corpus.jsonl``, in the order of their names."""
+    files = sorted(path for path in folder.glob("*.jsonl") if path.name != "corpus.jsonl")
+    if not files:
+        raise AgentGymError(f"{folder} holds no files of questions: put *.jsonl files beside its corpus.jsonl")
+    return files
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _split_by_name(rows: Rows) -> str:
+    first = Path(rows).stem.split("_")[0] if isinstance(rows, str | Path) else ""
+    return first if first in SPLITS else "test"
+
+
+def _rank(split: str) -> tuple[int, str]:
+    return (SPLITS.index(split) if split in SPLITS else len(SPLITS), split)
+
+
+def _read(rows: Rows, model: type[Row]) -> Iterator[tuple[str, Row]]:
     for place, value in _values(rows):
         try:
-            yield model.model_validate(value)
+            yield place, model.model_validate(value)
         except ValidationError as error:
             reasons = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'row'}: {e['msg']}" for e in error.errors())
             raise AgentGymError(f"{place}: {reasons}") from None
@@ -73,7 +104,7 @@ def _read(rows: Rows, model: type[Row]) -> Iterator[Row]:
 
 def _values(rows: Rows) -> Iterator[tuple[str, Any]]:
     if not isinstance(rows, str | Path):
-        yield from ((f"row {number}", dict(row)) for number, row in enumerate(rows, start=1))
+        yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
         return
     try:
         with open(rows, "rb") as lines:

@@ -17,6 +17,7 @@ def normalise(text: str) -> str:
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
+    """1 where an accepted answer equals the prediction."""
     return float(any(normalise(prediction) == normalise(answer) for answer in answers))
 
 
@@ -27,9 +28,15 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
 
 def cover_match(prediction: str, answers: Sequence[str]) -> float:
     """1 where an accepted answer stands within the prediction."""
-    return float(any(normalise(answer) in normalise(prediction) for answer in answers))
+    return float(any(_covers(normalise(prediction), normalise(answer)) for answer in answers))
+
+
+def _covers(prediction: str, answer: str) -> bool:
+    return answer in prediction if answer else not prediction
 
 
 def _f1(prediction: list[str], answer: list[str]) -> float:
+    if not prediction or not answer:
+        return float(prediction == answer)
     common = sum((Counter(prediction) & Counter(answer)).values())
-    return 2 * common / (len(prediction) + len(answer)) if common else 0.0
+    return 2 * common / (len(prediction) + len(answer))

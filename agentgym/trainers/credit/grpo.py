@@ -56,7 +56,8 @@ def group_advantages(rewards: NDArray[np.float64]) -> NDArray[np.float64]:
         raise AgentGymError(f"rewards must be finite, not {rewards.tolist()}")
     if len(rewards) < 2 or np.ptp(rewards) <= 1e-6 * max(1.0, float(np.abs(rewards).max())):
         return np.zeros(len(rewards))
-    return (rewards - rewards.mean()) / (rewards.std(ddof=1) + EPSILON)
+    advantages: NDArray[np.float64] = (rewards - rewards.mean()) / (rewards.std(ddof=1) + EPSILON)
+    return advantages
 
 
 def _broadcast(tree: TurnTree, advantages: Mapping[Turn, float]) -> None:

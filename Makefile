@@ -1,0 +1,26 @@
+PYTHON ?= python3.11
+SEED ?= 0
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: setup demo test check
+
+setup: $(READY)
+
+# torch comes first and by its exact version: anything else would bring several GB of CUDA to a machine without a GPU.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+demo: setup
+	$(BIN)/agentgym demo --seed $(SEED)
+
+test: setup
+	$(BIN)/pytest
+
+check: setup
+	$(BIN)/ruff check agentgym tests benchmarks examples
+	$(BIN)/mypy
+	$(BIN)/lint-imports

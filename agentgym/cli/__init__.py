@@ -1,0 +1,108 @@
+"""The command line. It alone opens the wings, and only for the command that is asked for."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+
+from agentgym.errors import AgentGymError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console()
+
+Out = Annotated[Optional[Path], typer.Option(help="The run's folder.")]  # noqa: UP045  (typer reads it at run time)
+Seed = Annotated[int, typer.Option(help="The root of every draw.")]
+
+
+@app.command()
+def demo(seed: Seed = 0, out: Path = Path("runs/demo"), steps: int = 90, tasks: int = 384) -> None:
+    """Evaluate the shipped tiny policy on held-out questions, train it with reinforcement, evaluate again."""
+    from agentgym.cli.demo import run
+
+    run(seed, out, steps, tasks)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file; see docs/training.md.")],
+    out: Out = None,
+    resume: Annotated[bool, typer.Option(help="Continue from the newest checkpoint.")] = False,
+) -> None:
+    """Train a policy as a recipe says."""
+    from agentgym.cli.training import run
+
+    run(recipe, out or Path("runs") / recipe.stem, resume)
+
+
+@app.command(name="eval")
+def eval_(
+    env: Annotated[str, typer.Argument(help="A registered id, or module:Class.")],
+    policy: Annotated[str, typer.Option(help="tiny, gold, a folder, or the name of a model on the Hugging Face hub.")] = "tiny",
+    data: Annotated[Optional[Path], typer.Option(help="A folder of questions and pages, for environments that take one.")] = None,  # noqa: UP045
+    k: Annotated[int, typer.Option(help="Episodes of each task.")] = 1,
+    split: Annotated[Optional[str], typer.Option(help="As it stands: the environment's last.")] = None,  # noqa: UP045
+    tasks: Annotated[Optional[int], typer.Option(help="The first so many tasks only.")] = None,  # noqa: UP045
+    temperature: float = 1.0,
+    seed: Seed = 0,
+    out: Out = None,
+) -> None:
+    """Play k episodes of every task and print pass@k, avg@k and pass^k. Run again with the same --out to resume."""
+    from agentgym.cli.evaluating import run
+
+    run(env, policy, data, k, split, tasks, temperature, seed, out)
+
+
+@app.command()
+def compare(run_a: Path, run_b: Path) -> None:
+    """Test two evaluations against each other, paired by task."""
+    from agentgym.cli.evaluating import compare_runs
+
+    compare_runs(run_a, run_b)
+
+
+@app.command()
+def check(env: Annotated[str, typer.Argument(help="A registered id, or module:Class.")]) -> None:
+    """Check that an environment keeps the contract."""
+    from agentgym.cli.checking import run
+
+    if not run(env):
+        raise typer.Exit(1)
+
+
+@app.command()
+def warmstart(out: Path = Path("runs/warmstart"), seed: Seed = 0, steps: int = 6000, mistakes: float = 0.4) -> None:
+    """Make the tiny policy from nothing: its tokenizer, and cloning of a scripted expert that errs."""
+    from agentgym.cli.warmstart import run
+
+    run(out, seed, steps, mistakes)
+
+
+@app.command()
+def report(run: Path) -> None:
+    """Write a run's report.html: its curves and its turn trees."""
+    from agentgym.cli.reporting import write
+
+    console.print(f"wrote {write(run)}")
+
+
+@app.command()
+def envs() -> None:
+    """List the registered environments."""
+    from agentgym.registry import ours
+
+    for id in sorted(ours()):
+        console.print(id)
+
+
+def main() -> None:
+    """Bad input ends in one sentence, not in a traceback."""
+    sys.path.insert(0, "")  # my_package:MyEnv may stand in the present folder
+    try:
+        app()
+    except AgentGymError as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        sys.exit(2)

@@ -1,0 +1,115 @@
+"""``agentgym train``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from agentgym.cli import console
+from agentgym.cli.policies import find_policy
+from agentgym.cli.recipe import Recipe, read_recipe
+from agentgym.cli.reporting import write
+from agentgym.errors import AgentGymError
+from agentgym.registry import make
+from agentgym.rollout import Limits
+from agentgym.store import RunStore
+from agentgym.turn import TurnTree
+
+if TYPE_CHECKING:
+    from agentgym.trainers.loop import Training
+
+
+def run(path: Path, out: Path, resume: bool) -> None:
+    recipe = read_recipe(path)
+    config = {"kind": "training", **recipe.model_dump(by_alias=True)}
+    if resume:
+        store = RunStore.open(out)
+        if store.config != config:
+            different = sorted(name for name in config if store.config.get(name) != config[name])
+            raise AgentGymError(f"{out} was made by another recipe (other {', '.join(different)}): it cannot be resumed with {path}")
+    else:
+        store = RunStore.create(out, config)
+    training = build(recipe)
+    with progress() as bar:
+        train_with_progress(training, recipe.steps, store, bar, checkpoint_every=recipe.checkpoint_every)
+    store.close()
+    console.print(f"wrote {write(out)}")
+
+
+def build(recipe: Recipe) -> Training:
+    """The objects that the recipe names, as a script would make them."""
+    from agentgym.policies.sync import SharedWeights
+    from agentgym.policies.transformers import TransformersPolicy
+    from agentgym.trainers.learner import TorchLearner, warm_up
+    from agentgym.trainers.loop import Training
+
+    make_env = partial(make, recipe.env.id, **recipe.env.arguments)
+    env = make_env()
+    tasks = env.tasks(recipe.env.split)
+    if not tasks:
+        raise AgentGymError(f"env.split: {recipe.env.id} has no split {recipe.env.split!r}; splits: {', '.join(env.splits)}")
+    actor, chat = find_policy(recipe.policy, make_env)
+    if chat is None or not isinstance(actor, TransformersPolicy):
+        raise AgentGymError(f"policy: {recipe.policy!r} has no weights to train")
+    return Training(
+        make_env=make_env,
+        actor=actor,
+        chat=chat,
+        source=recipe.source.build(tasks=tasks, seed=recipe.seed),
+        expander=recipe.expander.build(),
+        credit=recipe.credit.build(),
+        objective=recipe.objective.build(),
+        schedule=recipe.schedule.build(),
+        learner=TorchLearner(actor.model, warm_up(recipe.learning_rate)),
+        sync=SharedWeights(actor),
+        limits=Limits(**recipe.limits.model_dump()),
+        batch=recipe.batch,
+        updates=recipe.updates,
+        temperature=recipe.temperature,
+        seed=recipe.seed,
+    )
+
+
+def progress() -> Progress:
+    columns = ("step {task.completed}/{task.total}", "{task.fields[shown]}")
+    return Progress(
+        TextColumn(columns[0]), BarColumn(), TextColumn(columns[1]), TimeElapsedColumn(), TimeRemainingColumn(), console=console
+    )
+
+
+def train_with_progress(
+    training: Training,
+    steps: int,
+    store: RunStore,
+    bar: Progress,
+    *,
+    checkpoint_every: int = 5,
+    heard: Callable[[int, dict[str, float]], Any] = lambda step, metrics: None,
+) -> None:
+    """Train while the bar shows reward, success, speed and the time left. What ``heard`` returns is awaited if it can be."""
+    from agentgym.trainers.loop import train
+
+    line = bar.add_task("train", total=steps, shown="")
+
+    def done(step: int, metrics: dict[str, float], trees: Sequence[TurnTree]) -> Any:
+        speed = metrics["sampled_tokens"] / metrics["seconds_rollout"]
+        shown = f"reward {metrics['reward']:.2f}  success {success(trees):.2f}  {speed:,.0f} tokens/s"
+        bar.update(line, completed=step, shown=shown)
+        if not bar.console.is_terminal and step % 10 == 0:
+            bar.console.print(f"step {step}/{steps}  {shown}")
+        return heard(step, metrics)
+
+    asyncio.run(train(training, steps, store, done, checkpoint_every))
+
+
+def success(trees: Sequence[TurnTree]) -> float:
+    """The share of episodes with full reward, among those with a verdict."""
+    from agentgym.turn import total_reward
+
+    rewards = [reward for tree in trees for leaf in tree.leaves() if (reward := total_reward(leaf)) is not None]
+    return sum(reward >= 1 for reward in rewards) / max(1, len(rewards))
