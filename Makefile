@@ -15,7 +15,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 demo: setup
-	$(BIN)/agentgym demo --seed $(SEED)
+	$(BIN)/python examples/demo.py --seed $(SEED)
 
 test: setup
 	$(BIN)/pytest

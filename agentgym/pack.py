@@ -72,11 +72,12 @@ def _pack(trees: Sequence[TurnTree]) -> Packed:
         if last > first:
             parent[first] = before
             depth[first:last] = (depth[before] + 1 if before >= 0 else 0) + np.arange(last - first)
+    until = starts[1:].copy()  # where the subtree of each turn ends
     for number in reversed(range(len(turns))):
-        turn = turns[number]
-        below = [place[child] for child in turn.children if not child.restarts]
-        until = starts[number + 1] if not below else _subtree_end(turns, place, starts, below[-1])
-        end[starts[number] : starts[number + 1]] = until
+        below = [place[child] for child in turns[number].children if not child.restarts]
+        if below:
+            until[number] = until[below[-1]]
+        end[starts[number] : starts[number + 1]] = until[number]
     names = sorted({name for turn in turns for name in turn.streams})
     return Packed(
         token=np.concatenate([np.asarray(turn.ids, dtype=np.int64) for turn in turns]),
@@ -111,12 +112,6 @@ def _tail(turn: Turn, place: dict[Turn, int], starts: Ints) -> int:
         if node.ids:
             return int(starts[place[node] + 1]) - 1
     return -1
-
-
-def _subtree_end(turns: Sequence[Turn], place: dict[Turn, int], starts: Ints, number: int) -> int:
-    while below := [child for child in turns[number].children if not child.restarts]:
-        number = place[below[-1]]
-    return int(starts[number + 1])
 
 
 def _behaviour(turn: Turn) -> Floats:

@@ -104,7 +104,7 @@ def test_recorded_predictions_score_as_an_independent_recomputation_says(name: s
 
 def test_files_are_named_in_gymnasium_make_and_splits_follow_their_names() -> None:
     hotpot = folder("hotpotqa")
-    files = {"corpus": str(hotpot / "corpus.jsonl"), "questions": str(hotpot / "dev_context.jsonl")}
+    files: dict[str, Any] = {"corpus": str(hotpot / "corpus.jsonl"), "questions": str(hotpot / "dev_context.jsonl")}
     env = gymnasium.make("agentgym/Search-v0", disable_env_checker=True, **files).unwrapped
     assert isinstance(env, Search)
     assert env.splits == ("dev",)
@@ -124,7 +124,7 @@ def test_a_search_for_a_title_shows_its_page() -> None:
 
 
 def test_rows_serve_as_well_as_files() -> None:
-    questions = [*QUESTIONS, {"question": "Is Chad a lake?", "golden_answers": [True, "also"], "split": "train"}]
+    questions: list[dict[str, Any]] = [*QUESTIONS, {"question": "Is Chad a lake?", "golden_answers": [True, "also"], "split": "train"}]
     env = Search(PAGES, iter(questions))
     assert env.splits == ("train", "test")
     assert env.tasks("train")[0].answer == ["yes", "also"]

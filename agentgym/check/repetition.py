@@ -68,23 +68,24 @@ def _global_generators(subject: Subject, script: Script) -> Iterator[str]:
                 f"{script}: it draws from the global generator of {name} ({changed} when that was seeded otherwise). "
                 "Draw from self.rng(name)"
             )
-        elif repr(first[1]) == repr(other[1]):
+        elif any(repr(a) == repr(b) for a, b in zip(first[1], other[1], strict=True)):
             yield f"{script}: it reseeds the global generator of {name}, which others draw from. Draw from self.rng(name)"
 
 
 def _after_reseeding(
     subject: Subject, script: Script, reseed: Callable[[int], Any], state: Callable[[], Any], root: int
 ) -> tuple[Transcript, Any]:
-    """A play with the global generator set at every turn, and where the generator stands afterwards."""
-    reseed(root)
+    """A play with the global generator set at every turn, and where the generator stands after reset and at the end."""
     with subject.new() as env:
+        reseed(root)
         transcript = [script.reset(env)]
+        after_reset = state()
         for number, action in enumerate(script.actions):
             reseed(root + 10 * number)
             transcript += steps(env, [action])
             if transcript[-1].ended:
                 break
-        return transcript, state()
+        return transcript, (after_reset, state())
 
 
 def seed(subject: Subject) -> Iterator[str]:

@@ -19,14 +19,6 @@ Seed = Annotated[int, typer.Option(help="The root of every draw.")]
 
 
 @app.command()
-def demo(seed: Seed = 0, out: Path = Path("runs/demo"), steps: int = 90, tasks: int = 384) -> None:
-    """Evaluate the shipped tiny policy on held-out questions, train it with reinforcement, evaluate again."""
-    from agentgym.cli.demo import run
-
-    run(seed, out, steps, tasks)
-
-
-@app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="A YAML file; see docs/training.md.")],
     out: Out = None,

@@ -12,7 +12,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from agentgym.cli import console
 from agentgym.cli.policies import find_policy
-from agentgym.cli.recipe import Recipe, read_recipe
 from agentgym.cli.reporting import write
 from agentgym.errors import AgentGymError
 from agentgym.registry import make
@@ -22,9 +21,12 @@ from agentgym.turn import TurnTree
 
 if TYPE_CHECKING:
     from agentgym.trainers.loop import Training
+    from agentgym.trainers.recipe import Recipe
 
 
 def run(path: Path, out: Path, resume: bool) -> None:
+    from agentgym.trainers.recipe import read_recipe
+
     recipe = read_recipe(path)
     config = {"kind": "training", **recipe.model_dump(by_alias=True)}
     if resume:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from agentgym.errors import AgentGymError
 from agentgym.policy import Generation, Prompt, Sampling
+from agentgym.turn import path
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class Scripted:
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         if callable(self.script):
             return Generation(text=self.script(prompt))
-        if prompt.turn.depth >= len(self.script):
+        played = sum(turn.author != "env" for turn in path(prompt.turn))
+        if played >= len(self.script):
             raise AgentGymError(f"the script ends after {len(self.script)} actions, but the episode goes on")
-        return Generation(text=self.script[prompt.turn.depth])
+        return Generation(text=self.script[played])

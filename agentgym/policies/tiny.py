@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ VOCABULARY = 560  # before the markers
 COMMON = 0.01  # of the texts: a capitalised word in more of them is no name, and is kept whole
 _PIECES = r"\p{Lu}\p{Ll}+|\p{N}|[^\p{Lu}\p{N}]+"  # names and digits apart; all else may merge across words
 _MARKED = re.compile("|".join(map(re.escape, MARKERS)))
-_CAPITALISED = re.compile(r"\b[A-Z][a-z]+\b")
+_WORD = re.compile(r"[^\W\d_]+")
 
 
 class TinyTokenizer:
@@ -51,13 +52,14 @@ class TinyTokenizer:
     @classmethod
     def train(cls, texts: Sequence[str]) -> TinyTokenizer:
         """Learn the merges from demonstrations, in which each rare capitalised word is cut to its first letter."""
-        counts = Counter(word for text in texts for word in set(_CAPITALISED.findall(text)))
+        counts = Counter(word for text in texts for word in set(_WORD.findall(text)))
         common = {word for word, count in counts.items() if count > COMMON * len(texts)}
-        pieces = [
-            piece
-            for text in texts
-            for piece in _MARKED.split(_CAPITALISED.sub(lambda m: m[0] if m[0] in common else m[0][0], text))
-        ]
+
+        def shortened(match: re.Match[str]) -> str:
+            word = match[0]
+            return word[0] if _capitalised(word) and word not in common else word
+
+        pieces = [piece for text in texts for piece in _MARKED.split(_WORD.sub(shortened, text))]
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
@@ -159,6 +161,10 @@ def _words(message: Message) -> str:
     return format_action(*calls, thought=message.get("reasoning_content", ""), content=message["content"])
 
 
+def _capitalised(word: str) -> bool:
+    return word[0].isupper() and word[1:].islower()
+
+
 def tiny_chat(tokenizer: TinyTokenizer) -> Chat:
     return Chat(tokenizer, TinyRenderer(tokenizer))
 
@@ -195,9 +201,7 @@ def save(model: Any, tokenizer: TinyTokenizer, folder: Path) -> None:
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)
-    dtype = model.dtype
-    model.to(torch.bfloat16).save_pretrained(folder)
-    model.to(dtype)
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save(folder)
 
 

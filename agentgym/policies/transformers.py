@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -12,22 +14,39 @@ from torch import Tensor
 
 from agentgym.chat import Chat
 from agentgym.errors import AgentGymError, MissingExtra
-from agentgym.policies.decoding import Handle, Slot, SlotCache, forward
+from agentgym.policies.decoding import Handle, Slot, SlotCache, forward, longest_context
 from agentgym.policy import Finish, Generation, Prompt, Sampling, Scores
 from agentgym.turn import Turn
+
+PREFILL = 8192  # tokens of one forward pass, padding included
 
 
 @dataclass(eq=False, slots=True)
 class Request:
     turn: Turn
     prompt: list[int]
-    sampling: Sampling
-    done: asyncio.Future[Generation]
+    temperature: float
+    max_tokens: int
     rng: random.Random
-    slot: Slot | None = None
+    done: asyncio.Future[Generation]
+    held: Slot | None = None
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
+
+    @property
+    def slot(self) -> Slot:
+        assert self.held is not None
+        return self.held
+
+    @property
+    def context(self) -> list[int]:
+        return [*self.prompt, *self.ids]
+
+    @property
+    def missing(self) -> list[int]:
+        """The tokens that are not in its slot yet."""
+        return self.context[len(self.slot.tokens) :]
 
 
 class TransformersPolicy:
@@ -43,6 +62,7 @@ class TransformersPolicy:
         self.chat = chat
         self.version = 0
         self.tokens_computed = 0
+        self._longest = longest_context(model.config)
         self._cache = SlotCache(slots)
         self._waiting: list[Request] = []
         self._active: list[Request] = []  # the request of row i at place i
@@ -63,176 +83,217 @@ class TransformersPolicy:
         ids = prompt.ids
         if not ids:
             raise AgentGymError("the prompt has no tokens: the rollout needs this policy's chat format")
+        room = sampling.max_tokens if self._longest is None else self._longest - len(ids)
+        if room < 1:
+            raise AgentGymError(f"a context of {len(ids)} tokens fills the model's {self._longest}: lower Limits(tokens=…)")
         done: asyncio.Future[Generation] = asyncio.get_running_loop().create_future()
-        self._waiting.append(Request(prompt.turn, ids, sampling, done, random.Random(sampling.seed)))
+        rng = random.Random(sampling.seed)
+        most = min(sampling.max_tokens, room)
+        self._waiting.append(Request(prompt.turn, ids, sampling.temperature, most, rng, done))
         if self._server is None or self._server.done():
             self._server = asyncio.create_task(self._serve())
         return await done
 
     async def score(self, ids: list[int], *, topk: int = 0, hint: list[int] | None = None) -> Scores:
-        """Log-probability of each token after those before it, 0 for the first; ``hint`` is put in front and not scored."""
-        context = [*(hint or []), *ids]
-        with torch.inference_mode():
-            logits = self.model(input_ids=torch.tensor([context], device=self.model.device)).logits[0].float()
-        before = logits.log_softmax(-1)[len(context) - len(ids) - 1 if hint else 0 : -1]
-        targets = torch.tensor(ids if hint else ids[1:], device=before.device)
-        scored = before.gather(-1, targets[:, None]).squeeze(-1)
-        logprobs = scored if hint else torch.cat([scored.new_zeros(1), scored])
-        best = before.topk(topk, -1) if topk else None
-        return Scores(logprobs, best.indices if best else None, best.values if best else None)
+        """Log-probability of each token after those before it; ``hint`` is put in front and not scored.
+
+        Without a hint nothing predicts the first token: its log-probability is 0, and so are its top-k entries.
+        """
+        context = [*(hint or ()), *ids]
+        self.model.eval()
+        with torch.no_grad():  # no inference mode: a loss may use the scores
+            logits = self.model(input_ids=torch.tensor([context], device=self.model.device)).logits[0]
+            predicted = _precise(logits.roll(1, 0)[-len(ids) :]).log_softmax(-1)
+            logprobs = predicted.gather(-1, torch.tensor(ids, device=logits.device)[:, None]).squeeze(-1)
+            best = predicted.topk(topk, -1)
+            if not hint:
+                for tensor in (logprobs, *best):
+                    tensor[0] = 0
+        return Scores(logprobs, best.indices, best.values) if topk else Scores(logprobs)
 
     def new_weights(self, version: int) -> None:
-        """The model's weights have changed: nothing that was computed with the old ones may be used again."""
+        """The model's weights have changed: nothing that was computed with the old ones may be used again.
+
+        Who is in the middle of a generation keeps its tokens; they are read again with the new weights.
+        """
         self.version = version
         for slot in self._cache.slots:
-            slot.epoch += 1
-            slot.length = 0
+            self._cache.clear(slot)
+        for request in self._active:
+            request.slot.busy = False
+            request.held = None
+        self._waiting[:0] = self._active
+        self._active = []
 
     async def _serve(self) -> None:
+        self.model.eval()
         try:
             while self._waiting or self._active:
                 for _ in range(4):  # whoever just got an answer may ask for the next before the batch is formed
                     await asyncio.sleep(0)
                 with torch.inference_mode():
+                    self._drop_cancelled()
                     self._admit()
                     self._decode()
         except Exception as error:
-            for request in (*self._waiting, *self._active):
-                if not request.done.done():
-                    request.done.set_exception(error)
-                if request.slot is not None:
-                    request.slot.busy = False
-            self._waiting, self._active = [], []
+            self._abandon(error)
+        except asyncio.CancelledError:
+            self._abandon(None)
+            raise
+
+    def _abandon(self, error: Exception | None) -> None:
+        for request in (*self._active, *self._waiting):
+            if not request.done.done():
+                request.done.set_exception(error) if error else request.done.cancel()
+            if request.held is not None:
+                request.held.busy = False
+        self._waiting, self._active = [], []
+
+    def _drop_cancelled(self) -> None:
+        self._waiting = [request for request in self._waiting if not request.done.done()]
+        for request in [request for request in self._active if request.done.done()]:
+            self._release(request)
 
     def _admit(self) -> None:
-        """Give every waiting request a slot with its prompt in it. Equal prompts below one turn are computed once."""
-        families: dict[Turn, list[Request]] = {}
+        """Give waiting requests slots with their prompts in them. Equal prompts below one turn are computed once."""
         free = sum(not slot.busy for slot in self._cache.slots)
-        for request in self._waiting[:free]:
-            families.setdefault(request.turn, []).append(request)
-        for turn, family in families.items():  # first those that copy, before a slot that they copy from is evicted
-            if self._is_computed(turn):
-                for request in family:
-                    self._activate(request, self._copied(turn.cache))
-        fresh = [family[0] for family in families.values() if family[0].slot is None]
-        first = len(self._active)
+        if not free or not self._waiting:
+            return
+        self._waiting.sort(key=self._work)  # what is there is used before it is evicted
+        admitted = self._waiting[:free]
+        first_asked: dict[Turn, Request] = {}
+        twins: list[Request] = []
+        for request in admitted:
+            if not request.ids and first_asked.setdefault(request.turn, request) is not request:
+                twins.append(request)
+            else:
+                self._hold(request)
+        fresh = sorted((request for request in admitted if request.held), key=lambda request: len(request.missing))
         for request in fresh:
-            self._activate(request, self._slot_for(request.turn))
-        if fresh:
-            self._prefill(first, fresh)
-        pending: list[tuple[Request, Tensor]] = []
-        for turn, family in families.items():
-            handle: Handle = turn.cache
-            assert handle.logits is not None
-            for request in family:
-                if request.slot is None:
-                    self._activate(request, self._copied(handle))
-                pending.append((request, handle.logits))
+            self._activate(request)
+        self._prefill([request for request in fresh if request.missing])
+        for request in twins:
+            self._hold(request)
+            self._activate(request)
         del self._waiting[:free]  # only now: an error above must reach every request
-        if pending:
-            pending.sort(key=lambda pair: self._active.index(pair[0]))
-            self._sample([request for request, _ in pending], torch.stack([logits for _, logits in pending]))
+        self._sample(admitted, torch.stack([request.slot.logits[len(request.context)] for request in admitted]))
 
-    def _is_computed(self, turn: Turn) -> bool:
-        handle = turn.cache
-        return isinstance(handle, Handle) and handle.holds and handle.logits is not None
+    def _work(self, request: Request) -> int:
+        """0: goes on in its slot; 1: copies a prefix; 2: begins anew."""
+        handle = self._prefix(request)
+        return 2 if handle is None else 1 - _continues(handle)
 
-    def _slot_for(self, turn: Turn) -> Slot:
-        """A slot that holds the longest usable prefix of the context after ``turn``."""
-        handle = turn.cache
-        if not isinstance(handle, Handle) or not handle.holds:
-            return self._evict()
-        if handle.slot.busy or handle.slot.length != handle.length:
-            return self._copied(handle)
-        return handle.slot
+    def _prefix(self, request: Request) -> Handle | None:
+        """The longest prefix of its context that a turn above has left in a slot."""
+        node: Turn | None = request.turn
+        while node is not None:
+            if self._cache.holds(node.cache, request.prompt):
+                handle: Handle = node.cache
+                return handle
+            node = node.parent
+        return None
 
-    def _copied(self, handle: Handle) -> Slot:
-        handle.slot.used = self._clock = self._clock + 1  # must not be the one that is evicted
-        target = self._evict(keep=handle.slot)
-        self._cache.copy(handle.slot, target, handle.length)
-        return target
+    def _hold(self, request: Request) -> None:
+        handle = self._prefix(request)
+        if handle is None:
+            slot = self._evict()
+        elif _continues(handle):
+            slot = handle.slot
+        else:
+            self._touch(handle.slot)
+            slot = self._evict(keep=handle.slot)
+            self._cache.copy(handle.slot, slot, handle.length)
+        slot.busy = True
+        request.held = slot
 
     def _evict(self, keep: Slot | None = None) -> Slot:
-        idle = [slot for slot in self._cache.slots if not slot.busy and slot is not keep]
-        slot = min(idle, key=lambda slot: slot.used) if idle else keep
-        assert slot is not None
-        slot.epoch += 1
-        slot.length = 0
+        """The idle slot that was not needed for longest, and ``keep`` only where no other is idle."""
+        idle = [slot for slot in self._cache.slots if not slot.busy]
+        slot = min(idle, key=lambda slot: (slot is keep, slot.used))
+        if slot is not keep:
+            self._cache.clear(slot)
         return slot
 
-    def _activate(self, request: Request, slot: Slot) -> None:
-        self._cache.swap(slot, len(self._active))
-        slot.busy = True
-        request.slot = slot
+    def _touch(self, slot: Slot) -> None:
+        slot.used = self._clock = self._clock + 1
+
+    def _activate(self, request: Request) -> None:
+        self._cache.swap(request.slot, len(self._active))
         self._active.append(request)
 
-    def _prefill(self, first: int, fresh: list[Request]) -> None:
-        slots = [_slot(request) for request in fresh]
-        starts = [slot.length for slot in slots]
-        tokens = [request.prompt[start:] for request, start in zip(fresh, starts, strict=True)]
-        logits = forward(self.model, self._cache, first, starts, tokens)
-        self.tokens_computed += sum(map(len, tokens))
-        for request, slot, row in zip(fresh, slots, logits, strict=True):
-            slot.length = len(request.prompt)
-            request.turn.cache = Handle(slot, slot.length, slot.epoch, row)
+    def _prefill(self, requests: list[Request]) -> None:
+        for batch in _batches(requests):
+            new = [request.missing for request in batch]
+            logits = forward(self.model, self._cache, batch[0].slot.row, new)
+            self.tokens_computed += sum(map(len, new))
+            for request, row in zip(batch, logits, strict=True):
+                length = len(request.slot.tokens)
+                request.slot.logits[length] = row.clone()  # not a view, which would keep the whole batch
+                if not request.ids:
+                    request.turn.cache = Handle(request.slot, length)
 
     def _decode(self) -> None:
         if not self._active:
             return
-        slots = [_slot(request) for request in self._active]
-        tokens = [[request.ids[-1]] for request in self._active]
-        logits = forward(self.model, self._cache, 0, [slot.length for slot in slots], tokens)
-        self.tokens_computed += len(slots)
-        for slot in slots:
-            slot.length += 1
+        logits = forward(self.model, self._cache, 0, [[request.ids[-1]] for request in self._active])
+        self.tokens_computed += len(self._active)
         self._sample(list(self._active), logits)
 
     def _sample(self, requests: list[Request], logits: Tensor) -> None:
         """One token for each request, by inverse distribution function at the request's own random number."""
-        temperatures = [request.sampling.temperature for request in requests]
+        temperatures = [request.temperature for request in requests]
         scale = torch.tensor([temperature or 1.0 for temperature in temperatures], device=logits.device)
-        logprobs = torch.log_softmax(logits.float() / scale[:, None], -1)
+        logprobs = torch.log_softmax(_precise(logits) / scale[:, None], -1)
         cumulative = logprobs.double().exp().cumsum(-1)
         draws = torch.tensor([request.rng.random() for request in requests], dtype=torch.float64, device=logits.device)
         drawn = (cumulative <= draws[:, None] * cumulative[:, -1:]).sum(-1).clamp_max(logits.shape[-1] - 1)
         greedy = torch.tensor([not temperature for temperature in temperatures], device=logits.device)
         tokens = torch.where(greedy, logprobs.argmax(-1), drawn)
         chosen = logprobs.gather(-1, tokens[:, None]).squeeze(-1)
+        if not chosen.isfinite().all():
+            raise AgentGymError(f"the model's logits are not finite at version {self.version}: its weights are broken")
         for request, token, logprob in zip(requests, tokens.tolist(), chosen.tolist(), strict=True):
             request.ids.append(token)
             request.logprobs.append(logprob)
             request.versions.append(self.version)
             if token in self.chat.stop_ids:
                 self._finish(request, "stop")
-            elif len(request.ids) >= request.sampling.max_tokens:
+            elif len(request.ids) >= request.max_tokens:
                 self._finish(request, "length")
 
     def _finish(self, request: Request, finish: Finish) -> None:
-        slot = _slot(request)
-        last = self._active.pop()
-        if last is not request:
-            place = slot.row
-            self._active[place] = last
-            self._cache.swap(_slot(last), place)
-        slot.busy = False
-        slot.used = self._clock = self._clock + 1
-        cache = Handle(slot, slot.length, slot.epoch)
-        versions = _runs(request.versions)
+        self._release(request)
+        versions = [(version, len(list(run))) for version, run in groupby(request.versions)]
+        cache = Handle(request.slot, len(request.slot.tokens))
         if not request.done.done():
             request.done.set_result(Generation(request.ids, request.logprobs, versions, finish, cache=cache))
 
+    def _release(self, request: Request) -> None:
+        """Free its slot, which keeps what it holds; the last active row takes its place."""
+        slot = request.slot
+        last = self._active.pop()
+        if last is not request:
+            self._active[slot.row] = last
+            self._cache.swap(last.slot, slot.row)
+        slot.busy = False
+        self._touch(slot)
 
-def _slot(request: Request) -> Slot:
-    assert request.slot is not None
-    return request.slot
+
+def _continues(handle: Handle) -> bool:
+    return not handle.slot.busy and len(handle.slot.tokens) == handle.length
 
 
-def _runs(versions: list[int]) -> list[tuple[int, int]]:
-    """Run-length code."""
-    runs: list[tuple[int, int]] = []
-    for version in versions:
-        if runs and runs[-1][0] == version:
-            runs[-1] = (version, runs[-1][1] + 1)
-        else:
-            runs.append((version, 1))
-    return runs
+def _batches(requests: list[Request]) -> Iterator[list[Request]]:
+    """Runs of requests, which come shortest first, that make at most ``PREFILL`` tokens with padding."""
+    batch: list[Request] = []
+    for request in requests:
+        if batch and (len(batch) + 1) * len(request.missing) > PREFILL:
+            yield batch
+            batch = []
+        batch.append(request)
+    if batch:
+        yield batch
+
+
+def _precise(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()

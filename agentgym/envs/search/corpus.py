@@ -64,7 +64,7 @@ def read_questions(sources: Sequence[Rows]) -> dict[str, list[Task]]:
             if (split, id) in places:
                 raise AgentGymError(f"{place}: the id {id!r} stands at {places[split, id]} already; give it another")
             places[split, id] = place
-            tasks.setdefault(split, []).append(Task(id, row.question, [*row.answers], split))
+            tasks.setdefault(split, []).append(Task(id, row.question, [*row.answers, *row.answer_aliases], split))
     if not tasks:
         raise AgentGymError(f"{' and '.join(map(_name, sources))}: no questions")
     return {split: tasks[split] for split in sorted(tasks, key=_rank)}

@@ -1,4 +1,4 @@
-"""``agentgym demo``: evaluate, train, evaluate again, and show it."""
+"""Evaluate the shipped tiny policy on held-out questions, train it by reinforcement, evaluate again, and show it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.table import Table
 
 from agentgym.cli import console
 from agentgym.cli.evaluating import as_text
-from agentgym.cli.recipe import Environment, Recipe
 from agentgym.cli.reporting import write
 from agentgym.cli.training import build, progress, train_with_progress
 from agentgym.evaluation import Episode, Evaluation, by_task, evaluate
@@ -19,18 +20,15 @@ from agentgym.report import Curve, Series, before_after
 from agentgym.statistics import Interval, compare
 from agentgym.store import RunStore
 from agentgym.task import Task
-
-if TYPE_CHECKING:
-    from agentgym.trainers.loop import Training
+from agentgym.trainers.loop import Training
+from agentgym.trainers.recipe import Environment, Recipe
 
 ENV = "agentgym/Search-v0"
 CURVE_TASKS = 64  # of the validation split, for the points of the learning curve
 CURVE_EVERY = 15  # steps
 
 
-def run(seed: int, out: Path, steps: int, tasks: int) -> None:
-    from rich.table import Table
-
+def demo(seed: int = 0, out: Path = Path("runs/demo"), steps: int = 90, tasks: int = 384) -> None:
     started = time.perf_counter()
     if (out / "run.json").exists():
         shutil.rmtree(out)  # a demo's own former run
@@ -73,7 +71,7 @@ def run(seed: int, out: Path, steps: int, tasks: int) -> None:
         table.add_row(name, as_text(result.success.average), as_text(result.metrics["f1"]), f"{result.turns:.2f}")
     console.print(table)
     console.print(f"difference {as_text(difference)}; {tokens:,} tokens sampled in {steps} steps; {seconds:.0f} s; seed {seed}")
-    summary: dict[str, Any] = {
+    summary = {
         "env": ENV,
         "seed": seed,
         "steps": steps,
@@ -106,3 +104,7 @@ async def _evaluate(training: Training, tasks: Sequence[Task], seed: int) -> tup
     return await evaluate(
         training.make_env, training.actor, tasks, chat=training.chat, seed=seed, limits=training.limits
     )
+
+
+if __name__ == "__main__":
+    typer.run(demo)

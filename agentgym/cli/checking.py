@@ -1,0 +1,17 @@
+"""``agentgym check``."""
+
+from __future__ import annotations
+
+from agentgym.check import check_env
+from agentgym.cli import console
+
+
+def run(env: str) -> bool:
+    report = check_env(env)
+    for name in report.passed:
+        console.print(f"[green]passed[/green]   {name}")
+    for name, why in report.skipped:
+        console.print(f"[yellow]skipped[/yellow]  {name}: {why}", highlight=False)
+    for problem in report.problems:
+        console.print(f"[red]broken[/red]   {problem.check}: {problem.message}", highlight=False, markup=True)
+    return report.ok
