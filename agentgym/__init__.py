@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from agentgym.chat import Chat
     from agentgym.check import check_env
     from agentgym.evaluation import evaluate
+    from agentgym.functions import FunctionEnv, register_functions
     from agentgym.rollout import Limits, Rollout, Start
 
 _LATER = {
     "Chat": "chat",
     "check_env": "check",
     "evaluate": "evaluation",
+    "FunctionEnv": "functions",
+    "register_functions": "functions",
     "Limits": "rollout",
     "Rollout": "rollout",
     "Start": "rollout",
@@ -41,6 +44,7 @@ __all__ = [
     "AgentGymError",
     "Call",
     "Chat",
+    "FunctionEnv",
     "Generation",
     "InfrastructureError",
     "JudgeError",
@@ -66,6 +70,7 @@ __all__ = [
     "make",
     "parse_action",
     "register",
+    "register_functions",
     "tool",
 ]
 

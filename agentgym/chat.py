@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from agentgym.action import Call, format_action
 from agentgym.turn import Message
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Renderer(Protocol):
@@ -58,7 +61,9 @@ class Chat:
         parsed = self.renderer.parse_response(completion)
         calls = [read for call in parsed.tool_calls or () if (read := _well_formed(call)) is not None]
         if parsed.tool_calls and len(calls) == len(parsed.tool_calls):
-            return format_action(*calls, thought=parsed.reasoning_content or "", content=parsed.content or "")
+            text = format_action(*calls, thought=parsed.reasoning_content or "", content=parsed.content or "")
+            if not _SURROGATE.search(text):  # JSON may hold half a pair, but no file and no tokenizer can
+                return text
         return self.decode(completion)
 
     def decode(self, completion: list[int]) -> str:

@@ -127,8 +127,9 @@ class AgentEnv(gymnasium.Env[str, str]):
         self._episode += 1
         self.lineage = lineage
         self.task = self._choose_task(options.get("task"), options.get("split", self.splits[0]))
-        self.turn, self.calls, self.ended = 0, 0, None
+        self.turn, self.calls, self.ended = 0, 0, "an error in begin()"  # stays if begin raises
         self.begin(self.task)
+        self.ended = None
         return self.task.prompt, {"messages": self.opening(), "tools": self.tool_specs, "task": self.task.id}
 
     def step(self, action: str) -> tuple[str, SupportsFloat, bool, bool, Info]:

@@ -93,13 +93,17 @@ async def evaluate(
             committed=store.turn if store else None,
         )
         forest = await rollout.run([Start(task) for task in batch])
-        new = [summarise(tree, leaf, best) for tree in forest for leaf in tree.leaves()]
-        for one in new if store else ():
-            assert store is not None
-            store.append("episodes", asdict(one))
+        new = [summarise(tree, leaf, best) for tree in forest for leaf in _played(tree, k)]
+        if store is not None:
+            store.append("episodes", *map(asdict, new))
         episodes += new
         done(new)
     return summary(episodes, k), episodes
+
+
+def _played(tree: TurnTree, k: int) -> list[Turn]:
+    """The last turns of a task's k episodes, which are all lost where none could begin."""
+    return [tree.root] * k if tree.root.end is not None else tree.leaves()
 
 
 def summarise(tree: TurnTree, leaf: Turn, best: float) -> Episode:

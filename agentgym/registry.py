@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import warnings
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
@@ -36,8 +37,12 @@ def register_entry_points() -> None:
     ``[project.entry-points."agentgym.envs"]`` holds ``"mine/Orders-v0" = "my_package.orders:Orders"``.
     """
     for point in entry_points(group=GROUP):
-        if point.name not in gymnasium.registry:
+        if point.name in gymnasium.registry:
+            continue
+        try:
             gymnasium.register(point.name, entry_point=point.value)
+        except gymnasium.error.Error as error:  # another package's mistake must not stop the import of this one
+            warnings.warn(f"environment {point.name!r} of {point.value} is not registered: {error}", stacklevel=2)
 
 
 def make(id: str, **kwargs: Any) -> AgentEnv:
@@ -49,8 +54,8 @@ def make(id: str, **kwargs: Any) -> AgentEnv:
     else:
         try:
             env = gymnasium.make(id, disable_env_checker=True, **kwargs).unwrapped
-        except ImportError as error:
-            raise AgentGymError(f"environment {id!r} cannot be imported: {error}") from error
+        except (ImportError, AttributeError) as error:
+            raise AgentGymError(f"environment {id!r} cannot be made: {error}") from error
     if not isinstance(env, AgentEnv):
         raise AgentGymError(f"{id!r} is a {type(env).__name__}, not an agentgym.AgentEnv")
     return env

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar, cast
 
 from agentgym.chat import Chat
 from agentgym.env import AgentEnv
@@ -18,6 +22,8 @@ from agentgym.seeds import Lineage
 from agentgym.task import Task
 from agentgym.turn import Turn, TurnTree, path
 
+Result = TypeVar("Result")
+FAULTS = (Exception, SystemExit)  # what a tool may raise without ending the other episodes
 LEAST_ROOM = 16  # tokens: with less left for an action, the episode's budget is spent
 
 
@@ -45,7 +51,7 @@ Committed = Callable[[TurnTree, Turn], None]
 class Rollout:
     """Grows one forest. ``lineage`` names the run's sub-stream: equal lineages, weights and plans give equal forests.
 
-    An environment whose ``blocking`` is true steps in a thread; the others step on the event loop, in a fixed order.
+    An environment whose ``blocking`` is true works in a thread; the others work on the event loop, in a fixed order.
     ``committed`` is called with each turn, in commit order.
     """
 
@@ -78,9 +84,15 @@ class Rollout:
 
     async def run(self, starts: Sequence[Start]) -> list[TurnTree]:
         """Play until the expander has no more commands. Returns one tree for each start, in order."""
+        trees: list[TurnTree] = []
+        seen: Counter[str] = Counter()
         try:
-            for number, start in enumerate(starts):
-                await self._start(number, start)
+            for start in starts:
+                # Numbered among those of its own task: what else is played beside it changes no seed.
+                lineage = self.lineage / start.task.id / seen[start.task.id]
+                seen[start.task.id] += 1
+                trees.append(TurnTree("/".join(map(str, lineage.path)), start.task, dict(start.tags)))
+                self._running.add(asyncio.create_task(self._start(trees[-1], lineage)))
             while True:
                 while self._running:
                     done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
@@ -94,26 +106,25 @@ class Rollout:
             for task in self._running:
                 task.cancel()
             self._release_all()
-        return self.forest
+        return trees
 
-    async def _start(self, number: int, start: Start) -> None:
-        lineage = self.lineage / start.task.id / number
-        tree = TurnTree("/".join(map(str, lineage.path)), start.task, dict(start.tags))
-        self.forest.append(tree)
+    async def _start(self, tree: TurnTree, lineage: Lineage) -> None:
         root = Turn(0, None, "env", (lineage / "sample").seed())
-        try:
-            env = self._new_env()
-            options = {"task": start.task, "lineage": lineage / "env"}
-            reset = asyncio.to_thread(env.reset, options=options) if env.blocking else None
-            _, info = await reset if reset else env.reset(options=options)
-            root.replies, tree.tools = info["messages"], info["tools"]
-            root.ids = self.chat.open(root.replies, tree.tools) if self.chat else []
-            root.sampled = [False] * len(root.ids)
-            root.key = env.key()
-            root.snapshot = env.snapshot()
-            self._live[root] = env
-        except Exception as error:
-            _fail(root, error)
+        async with self._slots:
+            try:
+                async with asyncio.timeout(self.limits.seconds):
+                    env = self._new_env()
+                    reset = partial(env.reset, options={"task": tree.task, "lineage": lineage / "env"})
+                    _, info = await _in_thread(reset) if env.blocking else reset()
+                root.replies, tree.tools = info["messages"], info["tools"]
+                root.ids = self.chat.open(root.replies, tree.tools) if self.chat else []
+                root.sampled = [False] * len(root.ids)
+                root.key = env.key()
+                root.snapshot = env.snapshot()
+                self._live[root] = env
+            except FAULTS as error:
+                _fail(root, error)
+        self.forest.append(tree)
         tree.add(root)
         self.committed(tree, root)
         if root.end is None:
@@ -143,7 +154,13 @@ class Rollout:
         if turn.end is not None:
             raise AgentGymError(f"the expander extends {turn!r} of {command.tree.id}, where the episode has ended")
         if turn.snapshot is None and (command.n > 1 or self.expander.forks) and turn in self._live:
-            turn.snapshot = self._live[turn].snapshot()
+            try:
+                turn.snapshot = self._live[turn].snapshot()
+            except FAULTS as error:
+                _fail(turn, error)
+                self.committed(command.tree, turn)
+                self._release(turn)
+                return self._plan(LeafDone(command.tree, turn))
         first = self._branches.get(turn, 0)
         self._branches[turn] = first + command.n
         for branch in range(first, first + command.n):
@@ -160,14 +177,16 @@ class Rollout:
                 async with asyncio.timeout(left):
                     generation = await self._generate(command, turn)
                     self._write(turn, generation)
+                    turn.action_tokens = len(turn.ids)
                     if command.execute:
                         env = self._env_at(parent)
                         await self._step(env, turn)
-            except Exception as error:
+                restarts = not self._bridge(turn)
+            except FAULTS as error:
                 _fail(turn, error)
-                env = None  # whatever state it is in, nothing continues from there
+                env, restarts = None, False  # whatever state it is in, nothing continues from there
             turn.seconds = parent.seconds + time.perf_counter() - started
-        self._commit(tree, turn, env)
+        self._commit(tree, turn, env, restarts)
 
     async def _generate(self, command: Extend, turn: Turn) -> Generation:
         actor = self.actors.get(command.actor)
@@ -195,26 +214,32 @@ class Rollout:
         turn.action = self.chat.read(turn.ids)
 
     async def _step(self, env: AgentEnv, turn: Turn) -> None:
-        step = asyncio.to_thread(env.step, turn.action) if env.blocking else None
-        _, reward, terminated, truncated, info = await step if step else env.step(turn.action)
+        step = partial(env.step, turn.action)
+        _, reward, terminated, truncated, info = await _in_thread(step) if env.blocking else step()
         turn.reward, turn.outcome, turn.replies = float(reward), info["outcome"], info["messages"]
+        turn.observation.encode()  # raises on a lone surrogate, which no file or tokenizer can hold
         turn.end = "done" if terminated else "truncated" if truncated else None
         turn.metrics = info.get("metrics", {})
         turn.key = env.key()
 
-    def _commit(self, tree: TurnTree, turn: Turn, env: AgentEnv | None) -> None:
-        turn.action_tokens = len(turn.ids)
-        follows = turn.executed and turn.end is None
-        delta = self._bridge(turn) if follows and self.chat is not None else []
-        if delta:
-            turn.ids = turn.ids + delta
-            turn.sampled = turn.sampled + [False] * len(delta)
+    def _bridge(self, turn: Turn) -> bool:
+        """Add the tokens up to where the next action begins; False where the template rewrites history instead."""
+        if self.chat is None or turn.end is not None or not turn.executed:
+            return True
+        assert turn.parent is not None
+        delta = self.chat.bridge(turn.parent.ids, turn.ids, turn.replies)
+        turn.ids = turn.ids + (delta or [])
+        turn.sampled = turn.sampled + [False] * len(delta or ())
+        return delta is not None
+
+    def _commit(self, tree: TurnTree, turn: Turn, env: AgentEnv | None, restarts: bool) -> None:
         tree.add(turn)
         self.committed(tree, turn)
         if env is not None:
             self._live[turn] = env
-        if follows and delta is None:
-            turn = self._restart(tree, turn, env)
+        if restarts:
+            turn = self._restart(tree, turn)
+        follows = turn.end is None and turn.executed
         if follows and self.limits.tokens - turn.length < LEAST_ROOM:
             self._stop(tree, turn, "budget")
         if turn.end is not None:
@@ -223,21 +248,18 @@ class Rollout:
         else:
             self._plan(TurnDone(tree, turn))
 
-    def _bridge(self, turn: Turn) -> list[int] | None:
-        assert self.chat is not None
-        assert turn.parent is not None
-        return self.chat.bridge(turn.parent.ids, turn.ids, turn.replies)
-
-    def _restart(self, tree: TurnTree, turn: Turn, env: AgentEnv | None) -> Turn:
+    def _restart(self, tree: TurnTree, turn: Turn) -> Turn:
         """The template rewrites history: the next context is a new one, below the turn that it rewrites."""
         assert self.chat is not None
         fresh = Turn(-1, turn, "env", Lineage.of(turn.seed, "restart").seed(), restarts=True, key=turn.key)
-        fresh.ids = self.chat.open(Prompt(tree, turn).messages, tree.tools)
+        try:
+            fresh.ids = self.chat.open(Prompt(tree, turn).messages, tree.tools)
+        except Exception as error:
+            _fail(fresh, error)
         fresh.sampled = [False] * len(fresh.ids)
         fresh.seconds = turn.seconds
         tree.add(fresh)
-        if env is not None:
-            self._live[fresh] = self._live.pop(turn)
+        self._live[fresh] = self._live.pop(turn)
         self.committed(tree, fresh)
         return fresh
 
@@ -249,7 +271,7 @@ class Rollout:
             turn.reward = (turn.reward or 0.0) + reward
             turn.end = end
             self._idle_envs.append(env)
-        except Exception as error:
+        except FAULTS as error:
             _fail(turn, error)
         self.committed(tree, turn)
 
@@ -278,7 +300,31 @@ class Rollout:
         self._idle_envs.clear()
 
 
-def _fail(turn: Turn, error: Exception) -> None:
+async def _in_thread(function: Callable[[], Result]) -> Result:
+    """In a daemon thread of its own: if it hangs, neither other episodes nor the end of the process wait for it."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[tuple[Result | None, BaseException | None]] = loop.create_future()
+
+    def work() -> None:
+        try:
+            settled: tuple[Result | None, BaseException | None] = function(), None
+        except BaseException as error:
+            settled = None, error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, settled)
+
+    def settle(settled: tuple[Result | None, BaseException | None]) -> None:
+        if not done.done():
+            done.set_result(settled)
+
+    threading.Thread(target=work, daemon=True).start()
+    result, error = await done
+    if error is not None:
+        raise error
+    return cast(Result, result)
+
+
+def _fail(turn: Turn, error: BaseException) -> None:
     """A fault that is not the policy's: the episode has no verdict."""
     turn.reward, turn.end = None, "error"
     turn.error = f"{type(error).__name__}: {error}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -36,10 +37,14 @@ class Snapshot:
     digest: str
 
 
+# orjson by itself would leave out the fields of a dataclass that begin with an underscore.
+_OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
+
+
 def state_digest(*parts: Any) -> str:
     """16 hex digits, equal for equal states in every process. Sets and keys are ordered, generators go by their state."""
     try:
-        data = orjson.dumps(parts, default=_plain, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+        data = orjson.dumps(parts, default=_plain, option=_OPTIONS)
     except TypeError:  # integers beyond 64 bits, nested keys
         data = repr(_canonical(parts)).encode()
     return blake2b(data, digest_size=8).hexdigest()
@@ -47,6 +52,8 @@ def state_digest(*parts: Any) -> str:
 
 def _plain(value: Any) -> Any:
     """What orjson cannot write by itself, as something that it can."""
+    if (names := _field_names(type(value))) is not None:
+        return [type(value).__qualname__, *(getattr(value, name) for name in names)]
     if isinstance(value, set | frozenset):
         return sorted(value, key=lambda item: (type(item).__name__, repr(item)))
     if isinstance(value, bytes | bytearray):
@@ -67,9 +74,12 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a state may not hold {type(value).__name__}")
 
 
+@cache
+def _field_names(kind: type) -> tuple[str, ...] | None:
+    return tuple(field.name for field in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else None
+
+
 def _canonical(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         return sorted(((repr(_canonical(k)), _canonical(v)) for k, v in value.items()), key=lambda pair: pair[0])
     if isinstance(value, list | tuple):

@@ -59,13 +59,16 @@ class RunStore:
             )
         return cls(folder, about["config"])
 
-    def append(self, log: str, record: Mapping[str, Any]) -> None:
-        """Add one line to ``<log>.jsonl``; it is with the operating system when this returns."""
-        if log not in self._logs:
-            self._logs[log] = open(self.folder / f"{log}.jsonl", "ab", buffering=0)  # noqa: SIM115
-        line = orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS, default=str) + b"\n"
+    def append(self, log: str, *records: Mapping[str, Any]) -> None:
+        """Add a line for each record to ``<log>.jsonl``; they are with the operating system when this returns."""
+        options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
+        lines = b"".join(orjson.dumps(record, option=options, default=str) for record in records)
         with _disk(self.folder):
-            self._logs[log].write(line)
+            if log not in self._logs:
+                path = self.folder / f"{log}.jsonl"
+                _cut_torn_line(path)
+                self._logs[log] = open(path, "ab", buffering=0)  # noqa: SIM115
+            self._logs[log].write(lines)
 
     def read(self, log: str) -> Iterator[dict[str, Any]]:
         """The lines of a log. A last line that was cut off by a kill is left out."""
@@ -140,6 +143,12 @@ class RunStore:
         for log in self._logs.values():
             log.close()
         self._logs.clear()
+
+
+def _cut_torn_line(path: Path) -> None:
+    """What a kill left of a last line; the next line would be added to it."""
+    if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
+        os.truncate(path, data.rfind(b"\n") + 1)
 
 
 class _disk:  # noqa: N801

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from collections.abc import Callable
@@ -56,7 +57,7 @@ class Tool:
 
     @cached_property
     def description(self) -> str:
-        return _docstring(self.function)[0]
+        return _docstring(_plain(self.function))[0]
 
     @cached_property
     def parameters(self) -> dict[str, Any]:
@@ -99,7 +100,12 @@ def to_text(result: object) -> str:
 
 def schema_of(function: Callable[..., Any]) -> dict[str, Any]:
     """The JSON schema that the signature and docstring of ``function`` ask for."""
-    schema = _arguments_model(_plain(function)).model_json_schema()
+    return copy.deepcopy(_schema(_plain(function)))
+
+
+@cache
+def _schema(function: Callable[..., Any]) -> dict[str, Any]:
+    schema = _arguments_model(function).model_json_schema()
     schema.pop("title", None)
     for parameter in schema.get("properties", {}).values():
         parameter.pop("title", None)
@@ -132,6 +138,7 @@ def _arguments_model(function: Callable[..., Any]) -> type[BaseModel]:
     return model
 
 
+@cache
 def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     """The words before a Google-style ``Args:`` section, and the words of each parameter in it."""
     lines = (inspect.getdoc(function) or "").splitlines()

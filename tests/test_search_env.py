@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -139,9 +140,20 @@ def test_there_are_enough_questions_and_none_twice() -> None:
     assert len(set(prompts)) == len(set(ids)) == len(prompts)
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_commonest_answer_to_each_kind_of_question_earns_little(split: str) -> None:
+    answers: dict[str, Counter[str]] = {}
+    for task in atlas_tasks(split):
+        if not task.data["compares"]:
+            answers.setdefault(task.data["plan"][-1][1], Counter())[task.answer[0]] += 1
+    guessed = sum(max(counts.values()) for counts in answers.values())
+    assert guessed <= 0.15 * sum(counts.total() for counts in answers.values())
+
+
 def test_well_known_facts_are_right() -> None:
     places = load_atlas().places
     assert places["airport"]["ORD"]["city"] == "Chicago"
+    assert places["airport"]["KEF"]["city"] == "Reykjavik"  # Reykjavík in one of the sources
     assert places["city"]["Kyoto"]["country"] == "Japan"
     assert places["country"]["Iceland"] == {"continent": "Europe", "capital": "Reykjavik", "currency": "Krona"}
     assert "Vancouver" not in places["city"]  # in Canada and in Washington

@@ -23,9 +23,9 @@ from agentgym.task import Task
 
 LONGEST = 16  # actions of one script
 MOST_TURNS = 300  # turns that one play may take to end
-THRIFTY_AT = 0.1  # seconds for one play, from which on fewer are made
+THRIFTY_AT = 0.03  # seconds for one play, from which on fewer are made
 SLOW_START = 1.0  # seconds for the first play of a process, from which on fewer processes are made
-MALFORMED = '<tool_call>{"name": '
+MALFORMED = ("", '<tool_call>{"name": ', "I do not know.", "<think>open", format_action(Call("no_such_tool", {"a": [None]})))
 
 
 class NotCheckedError(Exception):
@@ -123,9 +123,9 @@ def total(transcript: Transcript) -> float | None:
     return math.fsum(seen.reward for seen in transcript)
 
 
-def difference(expected: Transcript, found: Transcript) -> str | None:
-    """The first place where two transcripts differ, in words."""
-    for turn, (a, b) in enumerate(zip_longest(expected, found)):
+def difference(expected: Transcript, found: Transcript, first: int = 0) -> str | None:
+    """The first place where two transcripts differ, in words. ``first`` is the number of their first turn."""
+    for turn, (a, b) in enumerate(zip_longest(expected, found), start=first):
         where = f"turn {turn}" if turn else "reset"
         if a is None or b is None:
             return f"{where}: the episode {'goes on' if a is None else 'stops'}"
@@ -179,10 +179,14 @@ class Subject:
         self.factory = factory
         self.seed = seed
         self._alone: dict[Script, Transcript] = {}
+        self._seconds_to_start: float | None = None
 
     @contextmanager
     def new(self) -> Iterator[AgentEnv]:
+        started = time.perf_counter()
         env = self.factory()
+        if self._seconds_to_start is None:
+            self._seconds_to_start = time.perf_counter() - started
         try:
             yield env
         finally:
@@ -203,31 +207,31 @@ class Subject:
         return [Lineage.of(self.seed, name, number).seed() >> 32 for number in range(count)]
 
     @cached_property
-    def thrifty(self) -> bool:
-        return min(self._seconds) > THRIFTY_AT
-
-    @cached_property
-    def slow_start(self) -> bool:
-        return self._seconds[0] > SLOW_START
-
-    @cached_property
-    def _seconds(self) -> tuple[float, float]:
-        """How long a first and a second short play take, from making the instance on."""
-        short = Script("no", self.seeds("play", 1)[0], ("",) * 4)
-        first = time.perf_counter()
-        self.play(short)
-        second = time.perf_counter()
-        self.play(short)
-        return second - first, time.perf_counter() - second
-
-    @cached_property
     def scripts(self) -> list[Script]:
-        """Gold, probing, crowded and interrupted episodes for a few seeds, most of them by seed, two by task."""
-        found: list[Script] = []
-        for seed in self.seeds("play", 1 if self.thrifty else 3):
-            with self.new() as env:
-                found += _scripts(env, seed, self.task_of)
-        return found[:2] if self.thrifty else found
+        """Gold, crowded, probing, malformed and interrupted episodes for a few seeds, by seed and by task and lineage."""
+        return self._first[:2] if self.thrifty else [*self._first, *(s for number in (1, 2) for s in self._scripts(number))]
+
+    @cached_property
+    def thrifty(self) -> bool:
+        """Whether a play takes so long that few are made."""
+        plays = self._first[:2]
+        started = time.perf_counter()
+        for script in plays:
+            self.alone(script)
+        return time.perf_counter() - started > THRIFTY_AT * len(plays)
+
+    @cached_property
+    def _first(self) -> list[Script]:
+        return self._scripts(0)
+
+    @property
+    def slow_start(self) -> bool:
+        """Whether the first instance of a process takes long, as where an index is built."""
+        return (self._seconds_to_start or 0.0) > SLOW_START
+
+    def _scripts(self, number: int) -> list[Script]:
+        with self.new() as env:
+            return _scripts(env, self.seeds("play", 3)[number], number, self.task_of)
 
     def task_of(self, env: AgentEnv, seen: Seen) -> Task | None:
         """The task that is being played: the environment's, or the one that ``info["task"]`` names."""
@@ -258,20 +262,24 @@ def gold_of(env: AgentEnv, task: Task | None) -> tuple[str, ...]:
         return ()
 
 
-def _scripts(env: AgentEnv, seed: int, task_of: Callable[[AgentEnv, Seen], Task | None]) -> list[Script]:
+def _scripts(
+    env: AgentEnv, seed: int, number: int, task_of: Callable[[AgentEnv, Seen], Task | None]
+) -> list[Script]:
     seen = opening(env, seed=seed)
     task = task_of(env, seen)
     gold = gold_of(env, task)
     words = words_of(str(seen.observation))
-    going = [probes(env, words, number)[0] for number in range(3)]
+    going = [probes(env, words, variant)[0] for variant in range(3)]
     last = [format_action(call) for call in probes(env, words, 0)[1][:1]]
     single = [format_action(call) for calls in going for call in calls]
+    single = [*single[number * len(single) // 3 :], *single[: number * len(single) // 3]]
     crowd = [format_action(*calls) for calls in going if calls]
-    probing = ["", *single, MALFORMED, format_action(Call("no_such_tool", {}))]
+    empty = [format_action(Call(name, {})) for name, _, _ in specs(env)]
     actions = {
-        "probing": [*probing[: LONGEST - 1], *last],
         "gold": gold,
         "crowded": [*crowd, "", *crowd[:1], *last],
+        "probing": [*single[: LONGEST - 1], *last],
+        "malformed": [*MALFORMED, *empty][:LONGEST],
         "interrupted gold": [*gold[: LONGEST // 2 - 1][:-1], *crowd[:2], *single[:3], *gold[-1:]],
     }
     by_seed = [Script(name, seed, tuple(part)) for name, part in actions.items() if part]

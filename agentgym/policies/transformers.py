@@ -242,8 +242,9 @@ class TransformersPolicy:
     def _sample(self, requests: list[Request], logits: Tensor) -> None:
         """One token for each request, by inverse distribution function at the request's own random number."""
         temperatures = [request.temperature for request in requests]
-        scale = torch.tensor([temperature or 1.0 for temperature in temperatures], device=logits.device)
-        logprobs = torch.log_softmax(_precise(logits) / scale[:, None], -1)
+        logits = _precise(logits)
+        scale = logits.new_tensor([temperature or 1.0 for temperature in temperatures])
+        logprobs = torch.log_softmax(logits / scale[:, None], -1)
         cumulative = logprobs.double().exp().cumsum(-1)
         draws = torch.tensor([request.rng.random() for request in requests], dtype=torch.float64, device=logits.device)
         drawn = (cumulative <= draws[:, None] * cumulative[:, -1:]).sum(-1).clamp_max(logits.shape[-1] - 1)

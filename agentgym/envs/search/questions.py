@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
 from hashlib import blake2b
@@ -12,6 +13,7 @@ from agentgym.task import Task
 
 LONGEST_NAME = 8  # characters; longer names have pages too, but no question leads to them
 CLEAR_RATIO = 2  # between the two quantities of a comparison, at least
+COMMONEST_ANSWER = 0.03  # of the questions with equally many hops, at most, so that guessing earns little
 COMPARE = 0
 SIZES = {"train": 6000, "validation": 400, "test": 800}
 SHARES = {1: 0.25, 2: 0.3, 3: 0.3, COMPARE: 0.15}  # of the questions, by hops
@@ -52,13 +54,17 @@ def split_of(entity: str) -> str:
 
 
 def _answerable(atlas: Atlas, candidates: Sequence[Task], most: int) -> list[Task]:
-    """The first candidates of which every fact is found by its search."""
+    """The first candidates of which every fact is found by its search, without too many of one answer."""
     kept: list[Task] = []
+    answers: Counter[str] = Counter()
     for task in candidates:
         if len(kept) == most:
             break
+        if answers[task.answer[0]] >= max(1, COMMONEST_ANSWER * most):
+            continue
         if all(atlas.finds(Fact(*step)) for step in task.data["plan"]):
             kept.append(task)
+            answers[task.answer[0]] += 1
     return kept
 
 

@@ -1,0 +1,210 @@
+"""A packed forest is exactly its paths: the same tokens, the same sight, and in float64 the same gradient."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from forests import add_turn, random_model, random_tree
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import agentgym.trainers.learner
+from agentgym.pack import Packed, pack, visible
+from agentgym.task import Task
+from agentgym.trainers.learner import TorchLearner
+from agentgym.trainers.objectives.clipped import ClippedSurrogate
+from agentgym.turn import Turn, TurnTree, context_ids, path
+
+LOW, HIGH = 0.2, 0.28
+forests = st.builds(
+    lambda seed, n: [random_tree(random.Random(f"{seed}/{i}"), empty=0.3, restarts=0.25) for i in range(n)],
+    st.integers(0, 2**32),
+    st.integers(1, 3),
+)
+
+
+# The arrays
+
+
+@given(forests, st.integers(1, 60))
+def test_every_token_appears_once_and_trees_stay_whole_and_in_order(forest: list[TurnTree], max_tokens: int) -> None:
+    packs = pack(forest, max_tokens)
+    turns = [turn for packed in packs for turn in packed.turns]
+    assert len(turns) == len(set(turns)) == sum(len(tree.turns) for tree in forest)
+    for packed in packs:
+        for number, turn in enumerate(packed.turns):
+            assert packed.token[packed.turn == number].tolist() == turn.ids
+            assert packed.sampled[packed.turn == number].tolist() == turn.sampled
+            assert packed.logprobs[(packed.turn == number) & packed.sampled].tolist() == turn.logprobs
+    roots = [packed.turns.index(tree.root) for tree in forest for packed in packs if tree.root in packed.turns]
+    assert len(roots) == len(forest)
+    for packed in packs:
+        held = [tree for tree in forest if tree.root in packed.turns]
+        assert set(packed.turns) == {turn for tree in held for turn in tree.turns}
+        assert len(packed) <= max_tokens or len(held) == 1
+
+
+@given(forests)
+def test_sight_parent_and_depth_are_those_of_each_path(forest: list[TurnTree]) -> None:
+    (packed,) = pack(forest, 10**6)
+    place = _places(packed)
+    sees = visible(packed)
+    for turn in packed.turns:
+        line = [place[above, i] for above in _attended(turn) for i in range(len(above.ids))]
+        assert [packed.token[p] for p in line] == context_ids(turn)
+        for depth, here in enumerate(line):
+            assert np.flatnonzero(sees[here]).tolist() == line[: depth + 1]
+            assert packed.depth[here] == depth
+            assert packed.parent[here] == (line[depth - 1] if depth else -1)
+
+
+def test_a_long_chain_is_packed() -> None:
+    tree = TurnTree("chain", Task("task", ""))
+    turn = add_turn(tree, None, [1])
+    for _ in range(3000):
+        turn = add_turn(tree, turn, [2, 3], 1)
+    (packed,) = pack([tree], 10)
+    assert packed.end.tolist() == [6001] * 6001
+    assert packed.depth.tolist() == list(range(6001))
+
+
+def test_streams_follow_their_tokens_and_are_zero_where_a_turn_has_none() -> None:
+    tree = TurnTree("tree", Task("task", ""))
+    root = add_turn(tree, None, [1, 2])
+    add_turn(tree, root, [3], 1, streams={"advantage": np.array([0.5])})
+    add_turn(tree, root, [4, 5], 1, streams={"weight": np.array([1.0, 0.0])})
+    (packed,) = pack([tree], 10)
+    assert packed.streams["advantage"].tolist() == [0, 0, 0.5, 0, 0]
+    assert packed.streams["weight"].tolist() == [0, 0, 0, 1, 0]
+
+
+# The gradient
+
+
+@pytest.fixture(autouse=True)
+def _norms_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The models' own norms round to float32 inside, which would hide errors below 1e-7."""
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+    for norm in (LlamaRMSNorm, Qwen3RMSNorm):
+        monkeypatch.setattr(
+            norm, "forward", lambda self, x: self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon)
+        )
+
+
+@pytest.mark.parametrize("kind", ["Qwen3", "Llama"])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_gradient_of_a_packed_forest_is_that_of_its_paths(kind: str, seed: int) -> None:
+    model, forest = random_model(kind, seed).double(), _credited(seed)
+    expected = _gradient_by_paths(model, forest)
+    for max_tokens in (10**6, 40, 1):  # one pack, a few, one for each tree
+        assert _error(_packed_gradient(model, pack(forest, max_tokens)), expected) < 1e-12
+
+
+def test_a_restarted_context_sees_nothing_of_the_one_that_it_replaces() -> None:
+    tree = TurnTree("tree", Task("task", ""))
+    turn = add_turn(tree, add_turn(tree, None, [1, 2, 3]), [4, 5, 6], 2)
+    add_turn(tree, add_turn(tree, turn, [7, 8], restarts=True), [9, 10], 2)
+    (packed,) = pack([tree], 100)
+    learner = TorchLearner(random_model("Llama").double(), 0.1)
+    before = learner.logprobs(packed)
+    packed.token[:6] = 30
+    assert torch.equal(learner.logprobs(packed)[6:], before[6:])
+
+
+@pytest.mark.parametrize("kind", ["Qwen3", "Llama"])
+def test_each_known_mistake_is_seen(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, forest = random_model(kind).double(), _credited(1)
+    expected = _gradient_by_paths(model, forest)
+    (packed,) = pack(forest, 10**6)
+    place = np.arange(len(packed))
+    assert _error(_packed_gradient(model, [packed]), expected) < 1e-12
+    mistakes = {
+        "advantages summed over the paths that share a turn": replace(packed, streams=_summed(packed)),
+        "place in the pack as position": replace(packed, depth=place),
+        "labels shifted by one": replace(packed, parent=place - 1),
+    }
+    for name, mistaken in mistakes.items():
+        assert _error(_packed_gradient(model, [mistaken]), expected) > 1e-6, name
+    monkeypatch.setattr(agentgym.trainers.learner, "visible", lambda packed: np.tri(len(packed), dtype=bool))
+    assert _error(_packed_gradient(model, [packed]), expected) > 1e-6, "plain causal mask"
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(0, 2**32))
+def test_the_learners_logprobs_are_those_of_plain_forward_passes(seed: int) -> None:
+    model, forest = random_model("Qwen3").double(), [random_tree(random.Random(seed))]
+    (packed,) = pack(forest, 10**6)
+    found = TorchLearner(model, 0.1).logprobs(packed)
+    for number, turn in enumerate(packed.turns):
+        torch.testing.assert_close(found[torch.from_numpy(packed.turn == number)], _logprobs(model, turn), rtol=0, atol=1e-12)
+
+
+def _attended(turn: Turn) -> list[Turn]:
+    """The turns whose tokens a turn sees, found without `context_ids`."""
+    line = path(turn)
+    last = max((i for i, above in enumerate(line) if above.restarts), default=0)
+    return line[last:]
+
+
+def _places(packed: Packed) -> dict[tuple[Turn, int], int]:
+    places: dict[tuple[Turn, int], int] = {}
+    for place, number in enumerate(packed.turn):
+        turn = packed.turns[number]
+        places[turn, sum(above is turn for above, _ in places)] = place
+    return places
+
+
+def _credited(seed: int) -> list[TurnTree]:
+    """A forest with shared turns, whose advantages and weights are constant on each turn."""
+    rng = random.Random(seed)
+    forest = [random_tree(rng, turns=10) for _ in range(4)]
+    for tree in forest:
+        for turn in tree.turns:
+            sampled = np.array(turn.sampled, dtype=np.float64)
+            turn.streams = {"advantage": sampled * rng.uniform(-2, 2), "weight": sampled * rng.uniform(0.1, 1)}
+    return forest
+
+
+def _summed(packed: Packed) -> dict[str, np.ndarray]:
+    paths = [sum(turn in path(leaf) for leaf in packed.turns if leaf.end) for turn in packed.turns]
+    return {**packed.streams, "advantage": packed.streams["advantage"] * np.array(paths)[packed.turn]}
+
+
+def _packed_gradient(model: torch.nn.Module, packs: Sequence[Packed]) -> torch.Tensor:
+    learner = TorchLearner(model, 0.1)
+    model.zero_grad()
+    for packed in packs:
+        learner.accumulate(packed, ClippedSurrogate(LOW, HIGH))
+    return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+def _gradient_by_paths(model: torch.nn.Module, forest: Sequence[TurnTree]) -> torch.Tensor:
+    """Each turn in a causal forward pass over its own context: no packing, no mask, no positions."""
+    model.zero_grad()
+    for turn in [turn for tree in forest for turn in tree.turns if any(turn.sampled)]:
+        n = sum(turn.sampled)
+        ratio = (_logprobs(model, turn)[:n] - torch.tensor(turn.logprobs, dtype=torch.float64)).exp()
+        advantage, weight = (torch.from_numpy(turn.streams[name])[:n] for name in ("advantage", "weight"))
+        gain = torch.minimum(ratio * advantage, torch.clip(ratio, 1 - LOW, 1 + HIGH) * advantage)
+        (-weight * gain).sum().backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+def _logprobs(model: torch.nn.Module, turn: Turn) -> torch.Tensor:
+    context = context_ids(turn)
+    if not context:
+        return torch.zeros(0, dtype=torch.float64)
+    before = model(input_ids=torch.tensor([context])).logits[0, :-1].log_softmax(-1)
+    logprobs = torch.cat([before.new_zeros(1), before[torch.arange(len(context) - 1), context[1:]]])
+    return logprobs[len(context) - len(turn.ids) :]
+
+
+def _error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
