@@ -79,7 +79,9 @@ async def evaluate(
     episodes = [Episode(**record) for record in store.read("episodes")] if store else []
     played = Counter(episode.task for episode in episodes)
     missing = [task for task in tasks if played[task.id] < k]
-    episodes = [episode for episode in episodes if played[episode.task] >= k]
+    if store is not None and any(played[one.task] < k for one in episodes):  # a kill came within a task
+        episodes = [one for one in episodes if played[one.task] >= k]
+        store.rewrite("episodes", map(asdict, episodes))
     for first in range(0, len(missing), TASKS_AT_ONCE):
         batch = missing[first : first + TASKS_AT_ONCE]
         rollout = Rollout(

@@ -52,10 +52,10 @@ def state_digest(*parts: Any) -> str:
 
 def _plain(value: Any) -> Any:
     """What orjson cannot write by itself, as something that it can."""
-    if (names := _field_names(type(value))) is not None:
-        return [type(value).__qualname__, *(getattr(value, name) for name in names)]
+    if (fields := _field_names(type(value))) is not None:
+        return [type(value).__qualname__, *(getattr(value, name) for name in fields)]
     if isinstance(value, set | frozenset):
-        return sorted(value, key=lambda item: (type(item).__name__, repr(item)))
+        return sorted(value, key=lambda item: (type(item).__name__, repr(_canonical(item))))
     if isinstance(value, bytes | bytearray):
         return value.hex()
     if isinstance(value, random.Random):

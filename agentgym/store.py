@@ -61,14 +61,21 @@ class RunStore:
 
     def append(self, log: str, *records: Mapping[str, Any]) -> None:
         """Add a line for each record to ``<log>.jsonl``; they are with the operating system when this returns."""
-        options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
-        lines = b"".join(orjson.dumps(record, option=options, default=str) for record in records)
+        lines = _lines(records)
         with _disk(self.folder):
             if log not in self._logs:
                 path = self.folder / f"{log}.jsonl"
                 _cut_torn_line(path)
                 self._logs[log] = open(path, "ab", buffering=0)  # noqa: SIM115
             self._logs[log].write(lines)
+
+    def rewrite(self, log: str, records: Iterable[Mapping[str, Any]]) -> None:
+        """Replace ``<log>.jsonl`` as a whole."""
+        self.close()
+        temporary = self.folder / f".{log}.new"
+        with _disk(self.folder):
+            temporary.write_bytes(_lines(records))
+            os.replace(temporary, self.folder / f"{log}.jsonl")
 
     def read(self, log: str) -> Iterator[dict[str, Any]]:
         """The lines of a log. A last line that was cut off by a kill is left out."""
@@ -143,6 +150,11 @@ class RunStore:
         for log in self._logs.values():
             log.close()
         self._logs.clear()
+
+
+def _lines(records: Iterable[Mapping[str, Any]]) -> bytes:
+    options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
+    return b"".join(orjson.dumps(record, option=options, default=str) for record in records)
 
 
 def _cut_torn_line(path: Path) -> None:

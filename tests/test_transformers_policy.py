@@ -1,327 +1,517 @@
-"""The embedded policy: whatever it caches, shares and evicts, it answers as the plain model would."""
-
-from __future__ import annotations
-
 import asyncio
+import copy
 import random
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
-import torch
-from forests import VOCABULARY, add_turn, random_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from agentgym.env import AgentEnv, Reply
 from agentgym.errors import AgentGymError
-from agentgym.expand import Groups
-from agentgym.pack import pack
-from agentgym.policies.sync import SharedWeights
-from agentgym.policies.tiny import TinyTokenizer, new_model, tiny_chat
-from agentgym.policies.transformers import TransformersPolicy
+from agentgym.policies.scripted import Scripted
 from agentgym.policy import Generation, Prompt, Sampling
-from agentgym.rollout import Limits, Rollout, Start
-from agentgym.seeds import Lineage
 from agentgym.task import Task
-from agentgym.trainers.learner import TorchLearner
-from agentgym.turn import TurnTree, context_ids
+from agentgym.turn import Turn, TurnTree, context_ids
 
-STOP = 0
-Asked = tuple[list[int], Sampling, Generation]
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+from agentgym.policies import transformers as embedded  # noqa: E402
+from agentgym.policies.transformers import TransformersPolicy  # noqa: E402
+
+torch.set_num_threads(1)
+VOCABULARY, STOP = 48, 7
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "initializer_range": 0.3,
+    "bos_token_id": 1,
+    "eos_token_id": STOP,
+}
 
 
-def _policy(kind: str = "Qwen3", slots: int = 64, stop: int | None = STOP) -> TransformersPolicy:
-    chat: Any = SimpleNamespace(stop_ids={stop}, open=lambda messages: [5, 6, 7, 8])
-    return TransformersPolicy(random_model(kind).eval(), chat, slots=slots)
+def llama(**sizes):
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES | sizes))
 
 
-def _tree(ids: Sequence[int]) -> TurnTree:
-    tree = TurnTree("tree", Task("task", ""))
-    add_turn(tree, None, list(ids))
+def qwen3(**sizes):
+    return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**SIZES | sizes))
+
+
+def mistral(**sizes):
+    return transformers.MistralForCausalLM(transformers.MistralConfig(**SIZES | {"sliding_window": None} | sizes))
+
+
+def gpt2(n_positions=512):
+    ends = {"bos_token_id": 1, "eos_token_id": STOP}
+    config = transformers.GPT2Config(
+        vocab_size=VOCABULARY, n_positions=n_positions, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3, **ends
+    )
+    return transformers.GPT2LMHeadModel(config)
+
+
+def a_model(make=llama, seed=0, dtype=torch.float64, **sizes):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return make(**sizes).to(dtype).eval()
+
+
+def a_policy(model=None, slots=16, stop=frozenset({STOP})):
+    return TransformersPolicy(model or a_model(), SimpleNamespace(stop_ids=stop), slots=slots)
+
+
+def a_tree(ids, name="t"):
+    tree = TurnTree(name, Task(name, ""))
+    tree.add(Turn(0, None, "env", 0, ids=list(ids), sampled=[False] * len(ids)))
     return tree
 
 
-def _ask(policy: TransformersPolicy, prompts: Sequence[tuple[Prompt, Sampling]]) -> list[Generation]:
-    async def all_at_once() -> list[Generation]:
-        return await asyncio.gather(*(policy.generate(*asked) for asked in prompts))
+async def extend(policy, tree, parent, observation, sampling):
+    """One sampled turn below ``parent``, and what the environment says to it."""
+    turn = Turn(-1, parent, "policy", sampling.seed)
+    generation = await policy.generate(Prompt(tree, parent), sampling)
+    turn.ids = [*generation.ids, *observation]
+    turn.sampled = [True] * len(generation.ids) + [False] * len(observation)
+    turn.logprobs, turn.versions, turn.cache = generation.logprobs, generation.versions, generation.cache
+    turn.metrics = {"temperature": sampling.temperature}
+    return tree.add(turn)
 
-    return asyncio.run(all_at_once())
+
+@dataclass
+class World:
+    """Episodes with seeded observations of ragged lengths; ``pause`` event-loop turns pass before each one comes."""
+
+    policy: TransformersPolicy
+    temperature: float = 1.0
+    turns: int = 3
+    pause: int = 0
+
+    async def episode(self, tree, parent, name, forks=()):
+        rng = random.Random(name)
+        below = []
+        for number in range(self.turns):
+            last = number + 1 == self.turns
+            said = [] if last else [rng.randrange(8, VOCABULARY) for _ in range(rng.randrange(1, 9))]
+            sampling = Sampling(self.temperature, rng.randrange(1, 12), rng.getrandbits(32))
+            parent = await extend(self.policy, tree, parent, said, sampling)
+            for _ in range(self.pause):
+                await asyncio.sleep(0)
+            if number in forks:
+                below.append(asyncio.create_task(self.episode(tree, parent, f"{name} fork {number}")))
+        for task in below:
+            await task
+
+    async def play(self, trees, group=1, forks=()):
+        await asyncio.gather(
+            *(self.episode(tree, tree.root, f"{tree.id} {i}", forks) for tree in trees for i in range(group))
+        )
+        return trees
 
 
-def _play(policy: TransformersPolicy, forest: list[TurnTree], rounds: int, seed: int, temperature: float) -> list[Asked]:
-    """In each round a few turns anywhere in the forest are continued together; the environment answers at random."""
+def prompts(count, seed=0):
     rng = random.Random(seed)
-    asked: list[Asked] = []
-    for _ in range(rounds):
-        chosen = [(tree, rng.choice(tree.turns[-4:])) for tree in rng.choices(forest, k=rng.randint(1, 6))]
-        samplings = [Sampling(temperature, rng.randint(1, 9), rng.randrange(2**40)) for _ in chosen]
-        prompts = [Prompt(tree, turn) for tree, turn in chosen]
-        found = _ask(policy, list(zip(prompts, samplings, strict=True)))
-        for (tree, turn), prompt, sampling, generation in zip(chosen, prompts, samplings, found, strict=True):
-            asked.append((prompt.ids, sampling, generation))
-            said = [rng.randrange(VOCABULARY) for _ in range(rng.choice([1, 2, 30]))]
-            add_turn(tree, turn, generation.ids + said, len(generation.ids), cache=generation.cache)
-    return asked
+    return [a_tree([rng.randrange(8, VOCABULARY) for _ in range(rng.randrange(3, 30))], f"t{i}") for i in range(count)]
 
 
-def _logits(model: Any, context: list[int], n: int) -> torch.Tensor:
-    """Of the last ``n`` tokens of the context, by one plain forward pass."""
+def reference(model, ids):
     with torch.no_grad():
-        return model(input_ids=torch.tensor([context])).logits[0, -n - 1 : -1]
+        return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double()
 
 
-def _check(model: Any, asked: Sequence[Asked]) -> None:
-    for prompt, sampling, generation in asked:
-        assert len(generation.ids) == len(generation.logprobs) == sum(n for _, n in generation.versions)
-        logits = _logits(model, prompt + generation.ids, len(generation.ids)) / (sampling.temperature or 1.0)
-        ids = torch.tensor(generation.ids)
-        expected = logits.log_softmax(-1).gather(-1, ids[:, None]).squeeze(-1)
-        torch.testing.assert_close(torch.tensor(generation.logprobs), expected, atol=2e-5, rtol=0)
-        if sampling.temperature == 0:
-            assert generation.ids == logits.argmax(-1).tolist()
+def assert_exact(model, trees, tolerance=1e-9):
+    """Every log-probability is that of a plain forward pass over the whole context; greedy tokens are the likeliest."""
+    checked = 0
+    for turn in [turn for tree in trees for turn in tree.turns[1:]]:
+        before = context_ids(turn.parent)
+        sampled = turn.ids[: sum(turn.sampled)]
+        logits = reference(model, [*before, *sampled])[len(before) - 1 : -1]
+        temperature = turn.metrics["temperature"]
+        logprobs = (logits / (temperature or 1.0)).log_softmax(-1)
+        chosen = logprobs.gather(-1, torch.tensor(sampled)[:, None]).squeeze(-1)
+        assert (chosen - torch.tensor(turn.logprobs, dtype=torch.float64)).abs().max() <= tolerance
+        if not temperature:
+            assert (logprobs.max(-1).values - chosen).max() <= tolerance
+        checked += len(sampled)
+    assert checked
 
 
-@pytest.mark.parametrize("kind", ["Qwen3", "Llama"])
-@pytest.mark.parametrize("slots", [2, 7, 64])
-@pytest.mark.parametrize("temperature", [0.0, 1.0, 0.6])
-def test_it_answers_as_the_plain_model_through_forks_evictions_and_ragged_lengths(kind: str, slots: int, temperature: float) -> None:
-    policy = _policy(kind, slots)
-    forest = [_tree(range(1, 2 + 7 * n)) for n in range(3)] + [_tree([n] * 300) for n in (3, 4, 5)]
-    _check(policy.model, _play(policy, forest, rounds=10, seed=slots, temperature=temperature))
+def unique_tokens(trees):
+    """The tokens of the trees, each once; the last of an episode is sampled and never read."""
+    turns = [turn for tree in trees for turn in tree.turns]
+    return sum(len(turn.ids) - (not turn.children) for turn in turns)
 
 
-def test_nothing_is_computed_twice_where_slots_suffice() -> None:
-    policy = _policy(slots=128)
-    forest = [_tree([n] * 20) for n in range(1, 4)]
-    asked = _play(policy, forest, rounds=12, seed=0, temperature=1.0)
-    assert len(asked) < 128
-    turns = [turn for tree in forest for turn in tree.turns]
-    begun = [turn for turn in turns if turn.children]
-    ended = [turn for turn in turns if not turn.children and turn.parent]
-    # a turn that is continued was read to its end; of another, the last sampled token was never read
-    assert policy.tokens_computed == sum(len(turn.ids) for turn in begun) + sum(sum(turn.sampled) - 1 for turn in ended)
-    assert any(len(turn.children) > 1 for turn in turns)
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("make", [llama, qwen3, gpt2, mistral])
+def test_ragged_forked_episodes_equal_a_plain_forward_pass(make, temperature):
+    model = a_model(make)
+    policy = a_policy(model, slots=64)
+    trees = asyncio.run(World(policy, temperature).play(prompts(5), group=3, forks=(0, 1)))
+    assert_exact(model, trees)
+    assert {len(turn.ids) for tree in trees for turn in tree.turns[1:]} > {1, 5, 9}
 
 
-def test_siblings_share_one_prompt() -> None:
-    policy = _policy(stop=None)
-    tree = _tree(range(20))
-    found = _ask(policy, [(Prompt(tree, tree.root), Sampling(1.0, 5, seed)) for seed in range(8)])
-    assert policy.tokens_computed == 20 + 8 * 4
-    assert len({tuple(generation.ids) for generation in found}) > 1
+@pytest.mark.parametrize("make", [llama, qwen3])
+def test_single_precision_keeps_log_probabilities_to_2e_5(make):
+    model = a_model(make, dtype=torch.float32, initializer_range=0.1)
+    trees = asyncio.run(World(a_policy(model, slots=64), 0.0).play(prompts(5), group=2, forks=(0,)))
+    assert_exact(copy.deepcopy(model).double(), trees, 2e-5)
 
 
-def test_equal_seeds_give_equal_tokens_in_any_company() -> None:
-    forest = [[n, 1, 2] * n for n in range(1, 9)]
-    samplings = [Sampling(1.0, 12, seed) for seed in range(8)]
-
-    def ask(order: Sequence[int], slots: int) -> dict[int, list[int]]:
-        trees = {n: _tree(forest[n]) for n in order}
-        found = _ask(_policy(slots=slots), [(Prompt(trees[n], trees[n].root), samplings[n]) for n in order])
-        return {n: generation.ids for n, generation in zip(order, found, strict=True)}
-
-    expected = ask(range(8), 64)
-    assert ask([5, 2, 7, 0, 6, 1, 3, 4], 64) == expected
-    assert ask(range(8), 3) == expected
-    assert {n: ids for k in range(8) for n, ids in ask([k], 1).items()} == expected
+@pytest.mark.parametrize("pause", [0, 5])
+def test_no_prefix_is_computed_twice_while_slots_suffice(pause):
+    policy = a_policy(slots=64)
+    trees = asyncio.run(World(policy, pause=pause).play(prompts(4), group=4, forks=(0, 1)))
+    assert len(trees[0].turns) > 30
+    assert policy.tokens_computed == unique_tokens(trees)
 
 
-def test_tokens_are_drawn_in_proportion_to_their_probability() -> None:
-    policy = _policy(slots=400)
-    tree = _tree([3, 1, 4])
-    found = _ask(policy, [(Prompt(tree, tree.root), Sampling(1.0, 1, seed)) for seed in range(400)])
-    expected = _logits(policy.model, [3, 1, 4, 0], 1)[0].softmax(-1)
-    counts = torch.bincount(torch.tensor([generation.ids[0] for generation in found]), minlength=VOCABULARY) / 400
-    assert float((counts - expected).abs().max()) < 0.1
+def test_a_sibling_that_comes_late_copies_the_prefix():
+    async def run():
+        policy = a_policy()
+        tree = a_tree(range(8, 40))
+        first = await extend(policy, tree, tree.root, [9, 10], Sampling(0.7, 6, 1))
+        await extend(policy, tree, first, [], Sampling(0.7, 6, 2))
+        await extend(policy, tree, tree.root, [], Sampling(0.7, 6, 3))
+        await extend(policy, tree, first, [], Sampling(0.7, 6, 4))
+        assert policy.tokens_computed == unique_tokens([tree])
+        return policy, tree
+
+    policy, tree = asyncio.run(run())
+    assert_exact(policy.model, [tree])
 
 
-def test_a_generation_ends_at_its_stop_token_or_its_length() -> None:
-    policy = _policy()
-    trees = [_tree([n, 9]) for n in range(1, 30)]
-    found = _ask(policy, [(Prompt(tree, tree.root), Sampling(1.0, 8, n)) for n, tree in enumerate(trees)])
-    assert {generation.finish for generation in found} == {"stop", "length"}
-    for generation in found:
-        stops = generation.ids.index(STOP) + 1 if STOP in generation.ids else None
-        assert generation.finish == ("stop" if stops else "length")
-        assert len(generation.ids) == (stops or 8)
+def test_with_fewer_slots_than_episodes_each_goes_on_in_its_slot():
+    policy = a_policy(slots=2)
+    trees = asyncio.run(World(policy).play(prompts(6)))
+    assert_exact(policy.model, trees)
+    assert policy.tokens_computed == unique_tokens(trees)
 
 
-def test_new_weights_drop_what_was_computed_with_the_old() -> None:
-    policy = _policy()
-    forest = [_tree([n] * 10) for n in range(1, 4)]
-    before = _play(policy, forest, 4, seed=1, temperature=0.0)
-    _change(policy.model)
-    policy.new_weights(3)
-    after = _play(policy, forest, 4, seed=2, temperature=0.0)
-    _check(policy.model, after)
-    assert {version for _, _, generation in before for version, _ in generation.versions} == {0}
-    assert {version for _, _, generation in after for version, _ in generation.versions} == {3}
+def test_an_evicted_context_is_computed_again():
+    policy = a_policy(slots=2)
+    trees = asyncio.run(World(policy, pause=40).play(prompts(6), group=2, forks=(0,)))
+    assert_exact(policy.model, trees)
+    assert policy.tokens_computed > unique_tokens(trees)
 
 
-def test_weights_that_change_within_a_generation_apply_from_the_next_token() -> None:
-    policy = _policy(stop=None)
-    old = random_model("Qwen3").eval()
-    tree = _tree(range(10))
+def test_what_somebody_else_wrote_does_not_cost_the_prefix():
+    async def run():
+        policy = a_policy()
+        tree = a_tree(range(8, 40))
+        first = await extend(policy, tree, tree.root, [9, 10], Sampling(0.7, 6, 1))
+        told = tree.add(Turn(-1, first, "expert", 0, ids=[11, 12, 13], sampled=[False] * 3))
+        await extend(policy, tree, told, [], Sampling(0.7, 6, 2))
+        assert policy.tokens_computed == unique_tokens([tree])
 
-    async def play() -> list[Generation]:
-        tasks = [asyncio.create_task(policy.generate(Prompt(tree, tree.root), Sampling(1.0, 20, seed))) for seed in range(3)]
-        for _ in range(40):
+    asyncio.run(run())
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    slots=st.integers(1, 4),
+    waves=st.lists(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 12)), min_size=1, max_size=5), max_size=6),
+    seed=st.integers(0, 2**32),
+)
+def test_any_order_of_forks_and_evictions_is_exact(slots, waves, seed):
+    async def run():
+        rng = random.Random(seed)
+        for wave in waves:
+            parents = [(tree.turns[which % len(tree.turns)], length) for which, length in wave]
+            observations = [[rng.randrange(8, VOCABULARY) for _ in range(length)] for _, length in parents]
+            samplings = [Sampling(rng.choice([0.0, 1.0]), rng.randrange(1, 7), rng.getrandbits(32)) for _ in parents]
+            await asyncio.gather(
+                *(
+                    extend(policy, tree, parent, said, sampling)
+                    for (parent, _), said, sampling in zip(parents, observations, samplings, strict=True)
+                )
+            )
+
+    policy = a_policy(PROPERTY_MODEL, slots=slots)
+    tree = a_tree([8, 9, 10, 11, 12])
+    asyncio.run(run())
+    if waves:
+        assert_exact(policy.model, [tree])
+
+
+PROPERTY_MODEL = a_model(qwen3)
+
+
+def test_a_prompt_longer_than_one_pass_is_computed_in_several(monkeypatch):
+    monkeypatch.setattr(embedded, "PREFILL", 40)
+    policy = a_policy(slots=64)
+    trees = asyncio.run(World(policy).play(prompts(9), group=2))
+    assert_exact(policy.model, trees)
+    assert policy.tokens_computed == unique_tokens(trees)
+
+
+def test_the_cache_grows_beyond_its_first_capacity():
+    policy = a_policy(slots=3)
+    trees = [a_tree([8 + i % 40 for i in range(length)], str(length)) for length in (5, 250, 700)]
+    asyncio.run(World(policy).play(trees))
+    assert_exact(policy.model, trees)
+
+
+def test_each_token_is_drawn_by_inverse_distribution_function_from_the_requests_own_seed():
+    policy = a_policy(stop=frozenset())
+    tree = a_tree([8, 9, 10])
+    turn = asyncio.run(extend(policy, tree, tree.root, [], Sampling(1.3, 60, 5)))
+    rng = random.Random(5)
+    logits = reference(policy.model, [8, 9, 10, *turn.ids])[2:-1]
+    for token, row in zip(turn.ids, (logits / 1.3).softmax(-1), strict=True):
+        assert token == int((row.cumsum(-1) <= rng.random()).sum())
+    assert len(set(turn.ids)) > 5
+
+
+def test_a_run_replays_exactly_and_neighbours_change_nothing():
+    def run(count):
+        trees = asyncio.run(World(a_policy(slots=8)).play(prompts(6)[:count], group=3, forks=(0,)))
+        return [[(turn.ids, turn.logprobs) for turn in tree.turns] for tree in trees]
+
+    assert run(6) == run(6)
+    alone, together = run(1), run(6)
+    assert sorted(ids for ids, _ in alone[0]) == sorted(ids for ids, _ in together[0])
+
+
+def test_a_generation_ends_with_the_stop_token_or_at_its_length():
+    async def run(policy, tokens):
+        tree = a_tree([8, 9, 10])
+        return await policy.generate(Prompt(tree, tree.root), Sampling(0.0, tokens))
+
+    free = asyncio.run(run(a_policy(stop=frozenset()), 20))
+    assert (len(free.ids), free.finish, free.versions) == (20, "length", [(0, 20)])
+    stop = free.ids[4]
+    stopped = asyncio.run(run(a_policy(stop=frozenset({stop})), 20))
+    assert stopped.finish == "stop"
+    assert stopped.ids == free.ids[: free.ids.index(stop) + 1]
+    assert len(stopped.logprobs) == len(stopped.ids)
+
+
+def test_new_weights_in_the_middle_of_a_turn_read_its_tokens_again():
+    model, before, after = a_model(), a_model(), a_model(seed=1)
+    policy = a_policy(model, stop=frozenset())
+    policy.version = 3
+
+    async def run():
+        trees = prompts(3)
+        tasks = [asyncio.create_task(extend(policy, tree, tree.root, [], Sampling(0.7, 40, 1))) for tree in trees]
+        while policy.tokens_computed < 100:
             await asyncio.sleep(0)
-        _change(policy.model)
+        model.load_state_dict(after.state_dict())
+        policy.new_weights(4)
+        return [await task for task in tasks]
+
+    for turn in asyncio.run(run()):
+        (first, old), (second, new) = turn.versions
+        assert (first, second, old + new) == (3, 4, 40)
+        assert old > 5
+        context = context_ids(turn)
+        for weights, tokens in ((before, slice(0, old)), (after, slice(old, None))):
+            logprobs = (reference(weights, context)[turn.parent.length - 1 : -1] / 0.7).log_softmax(-1)
+            chosen = logprobs.gather(-1, torch.tensor(turn.ids)[:, None]).squeeze(-1)[tokens]
+            assert torch.allclose(chosen, torch.tensor(turn.logprobs, dtype=torch.float64)[tokens], rtol=0, atol=1e-9)
+
+
+def test_new_weights_between_turns_drop_what_was_computed():
+    model = a_model()
+    policy = a_policy(model)
+
+    async def run():
+        tree = a_tree(range(8, 20))
+        turn = await extend(policy, tree, tree.root, [9, 9], Sampling(0.0, 5))
+        model.load_state_dict(a_model(seed=1).state_dict())
         policy.new_weights(1)
-        return await asyncio.gather(*tasks)
+        again = await extend(policy, tree, turn, [], Sampling(0.0, 5))
+        tree.turns.remove(turn)  # sampled by weights that are gone
+        assert again.versions == [(1, len(again.ids))]
+        return tree
 
-    for generation in asyncio.run(play()):
-        (_, first), (_, second) = generation.versions
-        assert [version for version, _ in generation.versions] == [0, 1]
-        assert first + second == 20
-        logits = [_logits(model, [*range(10), *generation.ids], 20) for model in (old, policy.model)]
-        expected = torch.cat([logits[0][:first], logits[1][first:]]).log_softmax(-1)
-        chosen = expected.gather(-1, torch.tensor(generation.ids)[:, None]).squeeze(-1)
-        torch.testing.assert_close(torch.tensor(generation.logprobs), chosen, atol=2e-5, rtol=0)
+    assert_exact(model, [asyncio.run(run())])
 
 
-def test_two_policies_on_one_tree_do_not_read_each_others_caches() -> None:
-    one, two = _policy("Qwen3", slots=3), _policy("Llama", slots=8)
-    forest = [_tree([n] * 10) for n in range(1, 4)]
-    for seed in range(3):
-        for policy in (one, two):
-            _check(policy.model, _play(policy, forest, 2, seed, temperature=1.0))
+def test_two_policies_in_one_tree_do_not_touch_each_others_cache():
+    ours, theirs = a_policy(), a_policy(a_model(qwen3), slots=16)
+
+    async def run():
+        tree = a_tree(range(8, 20))
+        parent = tree.root
+        for number in range(6):
+            parent = await extend((ours, theirs)[number % 2], tree, parent, [9, 10], Sampling(0.0, 5))
+        return tree
+
+    tree = asyncio.run(run())
+    for number, turn in enumerate(tree.turns[1:]):
+        alone = a_tree(context_ids(turn.parent))
+        alone.add(Turn(-1, alone.root, "policy", 0, ids=turn.ids[:-2], sampled=[True] * (len(turn.ids) - 2)))
+        alone.turns[1].logprobs, alone.turns[1].metrics = turn.logprobs, turn.metrics
+        assert_exact((ours, theirs)[number % 2].model, [alone])
 
 
-def test_whoever_gives_up_frees_a_slot() -> None:
-    policy = _policy(slots=1, stop=None)
-    tree = _tree([1, 2, 3])
+def test_a_cancelled_episode_frees_its_slot_at_once():
+    policy = a_policy(slots=2, stop=frozenset())
 
-    async def play() -> Generation:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await policy.generate(Prompt(tree, tree.root), Sampling(1.0, 10**6))
-        return await policy.generate(Prompt(tree, tree.root), Sampling(0.0, 5))
+    async def run():
+        doomed, spared, waiting = prompts(3)
+        tasks = [
+            asyncio.create_task(extend(policy, tree, tree.root, [], Sampling(0.0, 60))) for tree in (doomed, spared, waiting)
+        ]
+        while policy.tokens_computed < 60:
+            await asyncio.sleep(0)
+        tasks[0].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await tasks[0]
+        await asyncio.gather(*tasks[1:])
+        assert policy.tokens_computed < 60 + 2 * 60 + 60
+        return [spared, waiting]
 
-    _check(policy.model, [([1, 2, 3], Sampling(0.0, 5), asyncio.run(play()))])
+    assert_exact(policy.model, asyncio.run(run()))
 
 
-def test_a_policy_outlives_a_loop_that_was_closed_under_it() -> None:
-    policy = _policy(slots=2, stop=None)
-    tree = _tree([1, 2, 3])
+def test_a_fault_reaches_everyone_who_waits_and_the_policy_goes_on():
+    policy = a_policy(slots=2)
+    broken = [True]
 
-    async def leave() -> None:
-        task = asyncio.create_task(policy.generate(Prompt(tree, tree.root), Sampling(1.0, 10**6)))
-        await asyncio.sleep(0.05)
-        assert not task.done()
+    def fail(*_):
+        if broken[0]:
+            raise MemoryError("no room for the cache")
+
+    policy.model.model.layers[1].register_forward_pre_hook(fail)
+
+    async def run():
+        trees = prompts(4)
+        asked = (extend(policy, tree, tree.root, [], Sampling(0.0, 5)) for tree in trees)
+        faults = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(fault) for fault in faults] == [MemoryError] * 4
+        broken[0] = False
+        return await World(policy).play(trees)
+
+    assert_exact(policy.model, asyncio.run(run()))
+
+
+def test_a_policy_outlives_an_event_loop_that_was_closed_on_it():
+    policy = a_policy(slots=2)
+
+    async def leave():
+        tree = a_tree([8, 9, 10])
+        task = asyncio.create_task(extend(policy, tree, tree.root, [], Sampling(0.0, 500)))
+        while policy.tokens_computed < 10:
+            await asyncio.sleep(0)
+        task.add_done_callback(lambda _: None)
 
     asyncio.run(leave())
-    (found,) = _ask(policy, [(Prompt(tree, tree.root), Sampling(0.0, 5))])
-    _check(policy.model, [([1, 2, 3], Sampling(0.0, 5), found)])
+    assert_exact(policy.model, asyncio.run(World(policy).play(prompts(4))))
 
 
-def test_an_error_of_the_model_reaches_everybody_and_spoils_nothing_later() -> None:
-    policy = _policy(slots=2)
-    forward, trees = policy.model.forward, [_tree([n, 2]) for n in range(1, 6)]
-    policy.model.forward = _raise
-
-    async def play() -> list[Any]:
-        waiting = (policy.generate(Prompt(tree, tree.root), Sampling()) for tree in trees)
-        return await asyncio.gather(*waiting, return_exceptions=True)
-
-    assert [str(error) for error in asyncio.run(play())] == ["out of memory"] * 5
-    policy.model.forward = forward
-    _check(policy.model, _play(policy, trees, 3, seed=0, temperature=1.0))
-
-
-def test_a_prompt_without_tokens_is_refused() -> None:
-    with pytest.raises(AgentGymError, match="no tokens"):
-        tree = _tree([])
-        _ask(_policy(), [(Prompt(tree, tree.root), Sampling())])
-
-
-@pytest.mark.parametrize("hint", [None, [], [9, 10, 11]])
-def test_scores_are_those_of_the_plain_model(hint: list[int] | None) -> None:
-    policy, ids = _policy(), [4, 5, 6, 7]
-    scores = asyncio.run(policy.score(ids, topk=3, hint=hint))
-    n = 4 if hint else 3
-    expected = _logits(policy.model, [*(hint or []), *ids], n).log_softmax(-1)
-    chosen = expected.gather(-1, torch.tensor(ids[-n:])[:, None]).squeeze(-1)
-    torch.testing.assert_close(scores.logprobs[-n:], chosen)
-    torch.testing.assert_close(scores.topk_logprobs[-n:], expected.topk(3).values)
-    assert torch.equal(scores.topk_ids[-n:], expected.topk(3).indices)
-    assert hint or scores.logprobs[0] == 0
-
-
-# Weights
-
-
-def test_a_push_of_the_shared_model_proves_itself() -> None:
-    policy = _policy()
-    learner = TorchLearner(policy.model, 1e-3)
-    learner.version = 7
-    asyncio.run(SharedWeights(policy).push(learner))
-    assert policy.version == 7
-
-
-@pytest.mark.parametrize("amount", [0.02, float("nan")])
-def test_a_push_of_a_model_that_the_actor_does_not_have_fails(amount: float) -> None:
-    policy = _policy()
-    other = random_model("Qwen3")
-    _change(other, amount)
-    with pytest.raises(AgentGymError, match="does not answer with the weights"):
-        asyncio.run(SharedWeights(policy).push(TorchLearner(other, 1e-3)))
-
-
-# In a rollout
-
-
-class Echo(AgentEnv):
-    max_turns = 3
-
-    def tasks(self, split: str) -> list[Task]:
-        return [Task(str(n), "Say something. " * n) for n in range(1, 4)]
-
-    def act(self, action: Any) -> Reply:
-        return Reply("You said it. " * (1 + len(action.content) % 3), reward=0.5)
-
-
-@pytest.fixture(scope="module")
-def tiny() -> tuple[Any, Any]:
-    tokenizer = TinyTokenizer.train(["Say something. You said it."] * 50)
-    return new_model(len(tokenizer), seed=0).eval(), tiny_chat(tokenizer)
-
-
-def _roll(tiny: tuple[Any, Any], limits: Limits, slots: int) -> tuple[TransformersPolicy, list[TurnTree]]:
-    policy = TransformersPolicy(*tiny, slots=slots)
-    rollout = Rollout(Echo, Groups(3), {"policy": policy}, tiny[1], Lineage.of(0, "test"), limits=limits)
-    return policy, asyncio.run(rollout.run([Start(task) for task in Echo().tasks("train")]))
-
-
-def test_a_rollouts_logprobs_are_those_that_the_learner_finds(tiny: tuple[Any, Any]) -> None:
-    policy, forest = _roll(tiny, Limits(turn_tokens=24), slots=32)
-    learner = TorchLearner(policy.model, 1e-3)
-    for packed in pack(forest, 10**6):
-        found = learner.logprobs(packed)[torch.from_numpy(packed.sampled)]
-        torch.testing.assert_close(found, torch.tensor(packed.logprobs[packed.sampled]).float(), atol=2e-5, rtol=0)
-    turns = [turn for tree in forest for turn in tree.turns]
-    assert sum(turn.end is not None for turn in turns) == 9
-    assert policy.tokens_computed == sum(len(t.ids) for t in turns) - sum(t.end is not None for t in turns)
-
-
-def test_a_rollout_is_the_same_whatever_runs_at_once(tiny: tuple[Any, Any]) -> None:
-    tokens: Callable[[list[TurnTree]], list[list[list[int]]]] = lambda forest: [  # noqa: E731
-        sorted(context_ids(leaf) for leaf in tree.leaves()) for tree in forest
-    ]
-    expected = tokens(_roll(tiny, Limits(turn_tokens=16), slots=32)[1])
-    assert tokens(_roll(tiny, Limits(turn_tokens=16, width=1), slots=32)[1]) == expected
-    assert tokens(_roll(tiny, Limits(turn_tokens=16), slots=2)[1]) == expected
-
-
-def _change(model: Any, amount: float = 0.05) -> None:
-    torch.manual_seed(1)
+def test_weights_that_are_not_finite_are_reported():
+    policy = a_policy()
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += amount * torch.randn_like(parameter)
+        policy.model.lm_head.weight.fill_(float("nan"))
+    tree = a_tree([8, 9, 10])
+    with pytest.raises(AgentGymError, match="not finite"):
+        asyncio.run(policy.generate(Prompt(tree, tree.root), Sampling()))
 
 
-def _raise(*_: Any, **__: Any) -> None:
-    raise RuntimeError("out of memory")
+@pytest.mark.parametrize("make", [gpt2, llama])
+def test_only_the_context_that_is_too_long_for_the_model_fails(make):
+    sizes = {"n_positions": 64} if make is gpt2 else {"max_position_embeddings": 64}
+    policy = a_policy(a_model(make, **sizes), stop=frozenset())
+    trees = [a_tree([9] * length, str(length)) for length in (64, 50, 10)]
+
+    async def run():
+        asked = (extend(policy, tree, tree.root, [], Sampling(0.0, 30)) for tree in trees)
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    too_long, to_the_end, short = asyncio.run(run())
+    assert isinstance(too_long, AgentGymError)
+    assert (len(to_the_end.ids), len(short.ids)) == (14, 30)
+    assert_exact(policy.model, trees[1:])
 
 
+def test_a_sliding_window_bounds_the_context_inside_which_it_is_exact():
+    model = a_model(mistral, sliding_window=32)
+    policy = a_policy(model, stop=frozenset())
+    tree = a_tree(range(8, 28))
+    turn = asyncio.run(extend(policy, tree, tree.root, [], Sampling(0.0, 100)))
+    assert turn.length == 32
+    assert_exact(model, [tree])
+
+
+def test_a_model_without_a_cache_for_each_token_is_refused():
+    config = SimpleNamespace(model_type="mixed", layer_types=["full_attention", "linear_attention"])
+    config.get_text_config = lambda: config
+    with pytest.raises(AgentGymError, match="linear_attention"):
+        a_policy(SimpleNamespace(config=config))
+
+
+def test_scores_are_the_log_probabilities_that_sampling_reports():
+    policy = a_policy()
+    tree = asyncio.run(World(policy, turns=1).play(prompts(1)))[0]
+    turn = tree.turns[1]
+    scores = asyncio.run(policy.score(context_ids(turn)))
+    assert scores.logprobs.shape == (turn.length,)
+    assert scores.logprobs[0] == 0
+    assert scores.logprobs[-len(turn.ids) :].tolist() == pytest.approx(turn.logprobs, abs=1e-9)
+
+
+@pytest.mark.parametrize("hint", [None, [20, 21, 22]])
+def test_scores_with_a_hint_and_the_likeliest_tokens(hint):
+    policy = a_policy()
+    ids = [8, 9, 10, 11, 8]
+    scores = asyncio.run(policy.score(ids, topk=VOCABULARY, hint=hint))
+    assert scores.topk_ids.shape == scores.topk_logprobs.shape == (5, VOCABULARY)
+    context = [*(hint or []), *ids]
+    logprobs = reference(policy.model, context).log_softmax(-1)
+    for place, token in enumerate(ids):
+        before = place + len(hint or []) - 1
+        if before < 0:
+            assert scores.logprobs[place] == scores.topk_logprobs[place].abs().sum() == 0
+            continue
+        assert scores.logprobs[place].item() == pytest.approx(logprobs[before, token].item(), abs=1e-9)
+        best = logprobs[before].sort(descending=True)
+        assert torch.allclose(scores.topk_logprobs[place], best.values, rtol=0, atol=1e-9)
+        assert scores.topk_ids[place].tolist() == best.indices.tolist()
+
+
+def test_scores_may_enter_a_loss():
+    scores = asyncio.run(a_policy().score([8, 9, 10])).logprobs
+    student = torch.zeros(3, dtype=scores.dtype, requires_grad=True)
+    (student * scores).sum().backward()
+    assert student.grad.tolist() == scores.tolist()
+
+
+def test_a_prompt_without_tokens_is_refused():
+    tree = a_tree([])
+    with pytest.raises(AgentGymError, match="no tokens"):
+        asyncio.run(a_policy().generate(Prompt(tree, tree.root), Sampling()))
+
+
+def test_a_model_of_the_hub_is_loaded_with_its_own_weights(tmp_path, monkeypatch):
+    model = a_model(dtype=torch.float32)
+    model.save_pretrained(tmp_path)
+    chat = SimpleNamespace(stop_ids=frozenset())
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda name: name)
+    monkeypatch.setattr(embedded.Chat, "of", lambda tokenizer: chat)
+    policy = TransformersPolicy.load(str(tmp_path), slots=2)
+    trees = asyncio.run(World(policy).play(prompts(3)))
+    assert_exact(model.double(), trees, 2e-5)
+
+
+def test_a_script_is_played_by_the_number_of_actions_even_below_a_rewritten_context():
+    tree = a_tree([8])
+    first = tree.add(Turn(-1, tree.root, "policy", 0, ids=[9]))
+    fresh = tree.add(Turn(-1, first, "env", 0, ids=[8, 9], restarts=True))
+    scripted = Scripted(["one", "two"])
+
+    def played(turn):
+        generation: Generation = asyncio.run(scripted.generate(Prompt(tree, turn), Sampling()))
+        return generation.text
+
+    assert [played(tree.root), played(fresh)] == ["one", "two"]
+    with pytest.raises(AgentGymError, match="ends after 2"):
+        played(tree.add(Turn(-1, fresh, "policy", 0, ids=[9])))
+    assert asyncio.run(Scripted(lambda prompt: prompt.tree.id).generate(Prompt(tree, first), Sampling())).text == "t"

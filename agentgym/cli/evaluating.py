@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 
 from agentgym.cli import console
@@ -37,22 +37,22 @@ def run(
     make_env = partial(make, env, **({"data": str(data)} if data else {}))
     sample = make_env()
     split = split or sample.splits[-1]
-    chosen = list(sample.tasks(split))[:tasks]
+    chosen = list(sample.tasks(split))[:tasks] if split in sample.splits else []
     if not chosen:
         raise AgentGymError(f"{env} has no tasks in split {split!r}; splits: {', '.join(sample.splits)}")
     config = {"env": env, "policy": policy, "data": str(data), "k": k, "split": split, "temperature": temperature, "seed": seed}
     folder = out or Path("runs") / f"eval-{env.replace('/', '-').replace(':', '-')}-{policy.replace('/', '-')}"
     store = _open_or_create(folder, {"kind": "evaluation", **config})
     actor, chat = find_policy(policy, make_env)
-    bar = iter(track(range(len(chosen)), "playing", console=console))
+    with Progress(console=console, transient=True) as bar:
+        line = bar.add_task("playing", total=len(chosen) * k)
 
-    def done(episodes: list[Episode]) -> None:
-        for _ in range(len({episode.task for episode in episodes})):
-            next(bar, None)
+        def done(episodes: list[Episode]) -> None:
+            bar.advance(line, len(episodes))
 
-    result, episodes = asyncio.run(
-        evaluate(make_env, actor, chosen, chat=chat, k=k, temperature=temperature, seed=seed, store=store, done=done)
-    )
+        result, episodes = asyncio.run(
+            evaluate(make_env, actor, chosen, chat=chat, k=k, temperature=temperature, seed=seed, store=store, done=done)
+        )
     store.write("summary.json", result.record())
     store.close()
     console.print(table(result, k))

@@ -15,7 +15,7 @@ from agentgym.rollout import Rollout, Start
 from agentgym.seeds import Lineage
 from agentgym.turn import Message, Turn, TurnTree
 
-RENAMED = 0.7  # of the demonstrations
+RENAMED = 0.5  # of the demonstrations
 _NAME = re.compile(r"\b(?:[A-Z]{3}|[A-Z][a-z]+)\b")
 _LETTERS = "aaaaabbcdeeeeeffghhiiiiijkklllmmnnnnnooooopprrrrsssstttuuuvwyz"
 
