@@ -17,13 +17,13 @@ _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 EXAMPLE = '<tool_call>{"name": "…", "arguments": {…}}</tool_call>'
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     name: str
     arguments: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Action:
     """A parsed action. ``problem`` says in one sentence what was malformed, and then ``calls`` is empty."""
 

@@ -31,7 +31,7 @@ class AnyText(gymnasium.spaces.Text):
         return isinstance(x, str) and len(x) <= self.max_length
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     """What an environment answers to one action. ``messages`` defaults to ``text`` as one user message."""
 

@@ -112,7 +112,7 @@ class Rollout:
         root = Turn(0, None, "env", (lineage / "sample").seed())
         async with self._slots:
             try:
-                async with asyncio.timeout(self.limits.seconds):
+                async with _deadline(self.limits.seconds):
                     env = self._new_env()
                     reset = partial(env.reset, options={"task": tree.task, "lineage": lineage / "env"})
                     _, info = await _in_thread(reset) if env.blocking else reset()
@@ -174,7 +174,7 @@ class Rollout:
             env: AgentEnv | None = None
             try:
                 left = None if self.limits.seconds is None else self.limits.seconds - parent.seconds
-                async with asyncio.timeout(left):
+                async with _deadline(left):
                     generation = await self._generate(command, turn)
                     self._write(turn, generation)
                     turn.action_tokens = len(turn.ids)
@@ -298,6 +298,11 @@ class Rollout:
         for env in self._idle_envs:
             env.close()
         self._idle_envs.clear()
+
+
+def _deadline(seconds: float | None) -> contextlib.AbstractAsyncContextManager[Any]:
+    """Raises ``TimeoutError`` inside its block after so long."""
+    return contextlib.nullcontext() if seconds is None else asyncio.timeout(seconds)
 
 
 async def _in_thread(function: Callable[[], Result]) -> Result:

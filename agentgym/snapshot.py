@@ -7,10 +7,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from dataclasses import dataclass
-from functools import cache
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -52,8 +50,8 @@ def state_digest(*parts: Any) -> str:
 
 def _plain(value: Any) -> Any:
     """What orjson cannot write by itself, as something that it can."""
-    if (fields := _field_names(type(value))) is not None:
-        return [type(value).__qualname__, *(getattr(value, name) for name in fields)]
+    if (fields := getattr(type(value), "__dataclass_fields__", None)) is not None:
+        return [type(value).__qualname__, *(getattr(value, name, None) for name in fields)]
     if isinstance(value, set | frozenset):
         return sorted(value, key=lambda item: (type(item).__name__, repr(_canonical(item))))
     if isinstance(value, bytes | bytearray):
@@ -72,11 +70,6 @@ def _plain(value: Any) -> Any:
         names = getattr(value, "__dict__", None) or {n: getattr(value, n, None) for n in getattr(value, "__slots__", ())}
         return [type(value).__qualname__, dict(names)]
     raise TypeError(f"a state may not hold {type(value).__name__}")
-
-
-@cache
-def _field_names(kind: type) -> tuple[str, ...] | None:
-    return tuple(field.name for field in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else None
 
 
 def _canonical(value: Any) -> Any:

@@ -115,14 +115,14 @@ def actions(turns: int) -> Iterator[str]:
     return islice(cycle(ACTIONS), turns)
 
 
-def repeat(measure: Callable[[], float], repeats: int) -> tuple[float, float]:
+def repeat(measure: Callable[[], float], repeats: int, best: Callable[[list[float]], float] = min) -> tuple[float, float]:
     """The best and the median of several measurements, after one that does not count."""
     measure()
     values: list[float] = []
     for _ in range(repeats):
         gc.collect()
         values.append(measure())
-    return min(values), statistics.median(values)
+    return best(values), statistics.median(values)
 
 
 def chat_format() -> Chat:
@@ -174,6 +174,13 @@ def measure_starts(count: int, chat: Chat) -> float:
     return (time.process_time() - started) / count * 1e6
 
 
+def measure_calculator(count: int) -> float:
+    started = time.process_time()
+    for n in range(count):
+        calculator(f"{n % 89 + 10} * {n % 89 + 13}")
+    return (time.process_time() - started) / count * 1e6
+
+
 def measure_bare(count: int) -> float:
     env = BareSums()
     started = time.process_time()
@@ -214,8 +221,11 @@ def cpu_of(code: str) -> float:
     return float(subprocess.run([sys.executable, "-c", timed], capture_output=True, text=True, check=True).stdout)
 
 
-def measure_import() -> float:
-    return cpu_of("import gymnasium, agentgym") - cpu_of("import gymnasium")
+def measure_import(repeats: int) -> tuple[float, float]:
+    """The best and the median of importing both, less those of importing gymnasium alone."""
+    both = repeat(lambda: cpu_of("import gymnasium, agentgym"), repeats)
+    alone = repeat(lambda: cpu_of("import gymnasium"), repeats)
+    return both[0] - alone[0], both[1] - alone[1]
 
 
 def imports_torch() -> bool:
@@ -224,7 +234,7 @@ def imports_torch() -> bool:
 
 
 def measure(quick: bool) -> list[Figure]:
-    total, repeats = (64, 1) if quick else (4096, 7)
+    total, repeats = (64, 1) if quick else (2048, 15)
     lengths = (8, 16) if quick else LENGTHS
     chat = chat_format()
     bare = Figure("bare gymnasium environment, same calculator", "us/turn", *repeat(lambda: measure_bare(total), repeats))
@@ -236,10 +246,12 @@ def measure(quick: bool) -> list[Figure]:
     ratio = turns[1].best / bare.best, turns[1].median / bare.median
     reading = repeat(lambda: measure_turns(64, total, chat, read=True), repeats)
     starts = repeat(lambda: measure_starts(max(1, total // 4), chat), repeats)
-    episodes = 16 if quick else 512
-    without = tuple(-rate for rate in repeat(lambda: -measure_rollout(episodes, 16, None), repeats))
-    with_tokens = tuple(-rate for rate in repeat(lambda: -measure_rollout(episodes, 16, chat), repeats))
+    episodes = 16 if quick else 256
+    without = repeat(lambda: measure_rollout(episodes, 16, None), repeats, best=max)
+    with_tokens = repeat(lambda: measure_rollout(episodes, 16, chat), repeats, best=max)
+    calculating = repeat(lambda: measure_calculator(total), repeats)
     return [
+        Figure("the calculator alone", "us/turn", *calculating),
         bare,
         *turns,
         Figure(f"tool turn, growth from {lengths[0]} to {lengths[-1]} turns", "ratio", *growth, 1.25),
@@ -250,7 +262,7 @@ def measure(quick: bool) -> list[Figure]:
         Figure("fork, copied state", "us", *repeat(lambda: measure_forks(CopiedSums, total), repeats)),
         Figure("scored rollout, no tokens", "turns/s", *without, 10_000.0, is_rate=True),
         Figure("scored rollout, with tokens", "turns/s", *with_tokens, is_rate=True),
-        Figure("import agentgym, beyond gymnasium", "s", *repeat(measure_import, repeats), 0.15),
+        Figure("import agentgym, beyond gymnasium", "s", *measure_import(repeats), 0.15),
     ]
 
 

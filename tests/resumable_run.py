@@ -1,9 +1,7 @@
-"""A training run of the tiny policy that can be killed and started again: ``python resumable_run.py FOLDER STEPS``."""
+"""A training run of the tiny policy that can be killed and started again."""
 
 import asyncio
 import hashlib
-import sys
-from pathlib import Path
 
 import torch
 
@@ -39,9 +37,8 @@ class Letters(AgentEnv):
         return self.state.count(self.task.answer) / (1 + len(self.state))
 
 
-async def main(folder, steps):
+async def play(folder, steps):
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
     tokenizer = TinyTokenizer.train(["Write etaoin. More!", "user assistant system"] * 3)
     model = new_model(len(tokenizer), seed=0)
     policy = TransformersPolicy(model, tiny_chat(tokenizer))
@@ -64,5 +61,5 @@ async def main(folder, steps):
     (folder / "weights").write_text(hashlib.sha256(weights).hexdigest())
 
 
-if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))
+def main(folder, steps):
+    asyncio.run(play(folder, steps))

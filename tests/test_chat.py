@@ -95,7 +95,7 @@ def converse(chat, conversation, task=None, limits=None):
 
 
 @pytest.mark.parametrize("name", CHATS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(conversation=conversations)
 def test_sampled_tokens_are_never_tokenised_again(name, conversation):
     tree, actor = converse(CHATS[name], conversation)
@@ -115,7 +115,7 @@ def test_sampled_tokens_are_never_tokenised_again(name, conversation):
 
 
 @pytest.mark.parametrize("name", ["tiny", "qwen3 all"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(conversation=conversations)
 def test_the_last_turn_is_enough_to_bridge_to_the_next(name, conversation):
     chat = CHATS[name]
@@ -171,7 +171,7 @@ def test_a_completion_cut_off_at_its_length_is_closed_by_the_bridge(name):
 
 
 def test_a_template_that_drops_thoughts_restarts_and_the_thought_is_gone():
-    thought = TOKENIZER.encode(call("look", room="cellar", thought="maybe underground")) + [STOP]
+    thought = [*TOKENIZER.encode(call("look", room="cellar", thought="maybe underground")), STOP]
     tree, _ = converse(CHATS["qwen3 tool cycle"], [(thought, [{"role": "user", "content": "Go on."}]), ([STOP], [])])
     (fresh,) = [turn for turn in tree.turns if turn.restarts]
     assert "underground" in TOKENIZER.decode(fresh.parent.ids)

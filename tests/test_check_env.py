@@ -17,8 +17,8 @@ import pytest
 from broken_envs import CAUGHT, Good, GoodCopy
 
 from agentgym import AgentEnv, AgentGymError, check_env, register
-from agentgym.check import CHECKS, repetition
-from agentgym.check.arguments import filled, neutral, varied
+from agentgym.envs.check import CHECKS, repetition
+from agentgym.envs.check.arguments import filled, neutral, varied
 from agentgym.tool import Tool
 
 
@@ -110,6 +110,15 @@ def test_it_takes_names_and_factories(given: str | Callable[[], AgentEnv]) -> No
     report = check_env(given)
     assert report.ok
     assert "process" in report.passed
+
+
+def wrapped() -> gymnasium.Env[str, str]:
+    return gymnasium.wrappers.TimeLimit(Good(), 100)
+
+
+def test_wrappers_are_looked_through() -> None:
+    report = check_env(wrapped)
+    assert report.ok, report.problems
 
 
 def test_an_instance_or_a_wrong_name_is_refused() -> None:

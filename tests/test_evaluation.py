@@ -72,7 +72,7 @@ def test_episodes_without_a_verdict_are_counted_and_in_no_average():
 
 
 def test_where_nothing_has_a_verdict_the_commonest_reason_is_told():
-    with pytest.raises(AgentGymError, match="no episode has a verdict.*the judge did not answer"):
+    with pytest.raises(AgentGymError, match=r"no episode has a verdict.*the judge did not answer"):
         play([Task("judge", "Guess.", "judge")])
     with pytest.raises(AgentGymError, match="no tasks"):
         play([])
@@ -88,7 +88,7 @@ def test_k_shrinks_to_the_fewest_verdicts_of_a_task():
     assert result.success.all_of_k.estimate == 0.0
 
 
-class Killed(Exception):
+class StoppedError(Exception):
     pass
 
 
@@ -100,11 +100,11 @@ def test_an_evaluation_that_was_stopped_goes_on_and_plays_nothing_twice(tmp_path
     folder = tmp_path / "run"
 
     def stop(batch):
-        raise Killed
+        raise StoppedError
 
     for number in range(3):
         store = RunStore.open(folder) if number else RunStore.create(folder, {})
-        with pytest.raises(Killed):
+        with pytest.raises(StoppedError):
             play(tasks, k=3, store=store, done=stop)
         store.close()
     assert sorted(BEGUN) == sorted(task.id for task in TASKS)

@@ -61,12 +61,12 @@ def test_module_and_class_name_an_environment_that_nobody_registered():
     for path in ("no_such_module:Echo", f"{__name__}:Ecko"):
         with pytest.raises(AgentGymError, match="Write it as module:Class"):
             agentgym.make(path)
-    with pytest.raises(AgentGymError, match="not an agentgym.AgentEnv"):
+    with pytest.raises(AgentGymError, match=r"not an agentgym\.AgentEnv"):
         agentgym.make("builtins:dict")
 
 
 def test_an_environment_of_another_kind_or_that_cannot_be_made_is_named():
-    with pytest.raises(AgentGymError, match="CartPoleEnv, not an agentgym.AgentEnv"):
+    with pytest.raises(AgentGymError, match=r"CartPoleEnv, not an agentgym\.AgentEnv"):
         agentgym.make("CartPole-v1")
     gymnasium.register("tests/Gone-v0", entry_point="no_such_module:Gone")
     gymnasium.register("tests/Missing-v0", entry_point=f"{__name__}:Missing")

@@ -344,7 +344,7 @@ def test_a_state_that_cannot_be_saved_ends_its_episode_alone():
             return super().snapshot()
 
     forest = play([*tasks(1), Task("bad", "Count.", "full")], make_env=Unsaveable, expander=Forks(0))
-    assert [[total_reward(leaf) for leaf in tree.leaves()] for tree in forest][0] == [0.07]
+    assert [total_reward(leaf) for leaf in forest[0].leaves()] == [0.07]
     (leaf,) = forest[1].leaves()
     assert (leaf.end, leaf.reward, leaf.depth) == ("error", None, 1)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentgym.policies.tiny import MARKERS, VOCABULARY, TinyTokenizer, tiny_chat
+from agentgym.policies.tiny import MARKERS, VOCABULARY, TinyTokenizer, load, new_model, save, tiny_chat
 
 PEOPLE = ["Ada", "Bela", "Cora", "Dana", "Egon", "Fritz", "Gerda", "Hanno", "Ilse", "Jutta"]
 TEXTS = [
@@ -85,3 +87,43 @@ def test_frequent_words_are_short_and_rare_names_are_spelled() -> None:
     assert len(tokenizer.encode("Country")) == 1  # in most texts
     assert len(tokenizer.encode("Zagreba")) > 3  # a name: its letters are copied
     assert len(tokenizer.encode("1987")) == 4
+
+
+def test_names_outside_ascii_are_spelled_too() -> None:
+    texts = [f"<|im_start|>We ask for Ørebrü{letter}" for letter in "abcdefghij" for _ in range(9)]
+    assert len(TinyTokenizer.train([*texts, *["We ask"] * 1200]).encode("Ørebrü")) >= 6
+
+
+def test_another_process_learns_the_same_tokenizer() -> None:
+    script = "import sys, json; from agentgym.policies.tiny import TinyTokenizer as T; "
+    script += "t = T.train(json.load(sys.stdin)); print(json.dumps([t.encode(x) for x in json.loads(sys.argv[1])]))"
+    samples = [TEXTS[7], TEXTS[-1], "Something else, 42"]
+    for seed in ("1", "2"):
+        command = [sys.executable, "-c", script, json.dumps(samples)]
+        run = subprocess.run(
+            command, input=json.dumps(TEXTS), env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        )
+        assert json.loads(run.stdout) == [tokenizer.encode(sample) for sample in samples]
+
+
+def test_a_saved_policy_is_a_megabyte_and_the_live_weights_stay_as_they_are(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    model = new_model(len(tokenizer), 3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    save(model, tokenizer, tmp_path)
+    assert model.dtype == torch.float32
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 1.2e6
+    again, chat = load(tmp_path)
+    assert again.dtype == torch.float32
+    assert chat.stop_ids == {tokenizer.eos_token_id}
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, before[name].bfloat16().float())
+
+
+def test_a_new_model_depends_on_its_seed_alone() -> None:
+    torch = pytest.importorskip("torch")
+    one, two, other = (new_model(VOCABULARY + len(MARKERS), seed) for seed in (3, 3, 4))
+    assert sum(parameter.numel() for parameter in one.parameters()) == pytest.approx(0.47e6, rel=0.02)
+    assert torch.equal(one.model.embed_tokens.weight, two.model.embed_tokens.weight)
+    assert not torch.equal(one.model.embed_tokens.weight, other.model.embed_tokens.weight)

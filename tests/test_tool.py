@@ -119,6 +119,8 @@ def test_only_what_is_marked_is_a_tool() -> None:
     assert not is_tool(print)
 
 
-@pytest.mark.parametrize(("result", "words"), [("as it is", "as it is"), ({"a": (1, None)}, '{"a":[1,null]}'), (True, "true"), (None, "null")])
+@pytest.mark.parametrize(
+    ("result", "words"), [("as it is", "as it is"), ({"a": (1, None)}, '{"a":[1,null]}'), (True, "true"), (None, "null")]
+)
 def test_a_result_is_read_as_text_or_json(result: object, words: str) -> None:
     assert to_text(result) == words

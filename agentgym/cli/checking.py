@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from agentgym.check import check_env
 from agentgym.cli import console
+from agentgym.envs.check import check_env
 
 
 def run(env: str) -> bool:

@@ -19,7 +19,7 @@ def find_policy(name: str, make_env: Callable[[], AgentEnv]) -> tuple[Actor, Cha
     """``tiny`` is the shipped one; ``gold`` plays the environment's own solutions; else a folder or ``owner/model``."""
     if name == "gold":
         return _gold(make_env()), None
-    if name == "tiny" or (Path(name) / "tokenizer.json").is_file() and not (Path(name) / "tokenizer_config.json").is_file():
+    if name == "tiny" or ((Path(name) / "tokenizer.json").is_file() and not (Path(name) / "tokenizer_config.json").is_file()):
         from agentgym.policies import tiny
         from agentgym.policies.transformers import TransformersPolicy
 

@@ -72,7 +72,6 @@ def build(recipe: Recipe) -> Training:
         limits=Limits(**recipe.limits.model_dump()),
         batch=recipe.batch,
         updates=recipe.updates,
-        temperature=recipe.temperature,
         seed=recipe.seed,
     )
 

@@ -162,19 +162,18 @@ class TransformersPolicy:
         self._waiting.sort(key=self._work)  # what is there is used before it is evicted
         admitted = self._waiting[:free]
         first_asked: dict[Turn, Request] = {}
+        firsts: list[Request] = []
         twins: list[Request] = []
         for request in admitted:
-            if not request.ids and first_asked.setdefault(request.turn, request) is not request:
-                twins.append(request)
-            else:
+            is_twin = not request.ids and first_asked.setdefault(request.turn, request) is not request
+            (twins if is_twin else firsts).append(request)
+        for requests in (firsts, twins):
+            for request in requests:
                 self._hold(request)
-        fresh = sorted((request for request in admitted if request.held), key=lambda request: len(request.missing))
-        for request in fresh:
-            self._activate(request)
-        self._prefill([request for request in fresh if request.missing])
-        for request in twins:
-            self._hold(request)
-            self._activate(request)
+            requests.sort(key=lambda request: len(request.missing))
+            for request in requests:
+                self._activate(request)
+            self._prefill([request for request in requests if request.missing])
         del self._waiting[:free]  # only now: an error above must reach every request
         self._sample(admitted, torch.stack([request.slot.logits[len(request.context)] for request in admitted]))
 
@@ -189,6 +188,8 @@ class TransformersPolicy:
         while node is not None:
             if self._cache.holds(node.cache, request.prompt):
                 handle: Handle = node.cache
+                if handle.length == len(request.context) and handle.length not in handle.slot.logits:
+                    return Handle(handle.slot, handle.length - 1)  # a longer context ran through: its last logits are gone
                 return handle
             node = node.parent
         return None

@@ -42,7 +42,6 @@ class Training:
     limits: Limits = field(default_factory=Limits)
     batch: int = 8
     updates: int = 2
-    temperature: float = 1.0
     max_tokens: int = 1536  # of one pack
     seed: int = 0
     models: Mapping[str, Any] = field(default_factory=dict)
@@ -97,7 +96,6 @@ async def train_step(run: Training, step: int, store: RunStore | None = None) ->
         run.chat,
         Lineage.of(run.seed, "train", step),
         limits=run.limits,
-        temperature=run.temperature,
         committed=store.turn if store else None,
     )
     forest = await rollout.run(run.source.draw(run.batch))
@@ -129,7 +127,8 @@ def _learn(run: Training, step: int, trees: Sequence[TurnTree]) -> Metrics:
     for part in (taught[first :: run.updates] for first in range(min(run.updates, len(taught)))):
         run.divisor(part)
         packs = [run.learner.accumulate(packed, run.objective) for packed in pack(part, run.max_tokens)]
-        for metrics in (*packs, run.learner.step()):
+        loss = sum(metrics.pop("loss", 0.0) for metrics in packs)
+        for metrics in (*packs, {"loss": loss}, run.learner.step()):
             for name, value in metrics.items():
                 collected.setdefault(name, []).append(value)
     return {name: sum(values) / len(values) for name, values in collected.items()}

@@ -64,7 +64,6 @@ class Recipe(BaseModel):
     learning_rate: float = Field(default=4e-4, gt=0)
     batch: int = Field(default=8, ge=1)
     updates: int = Field(default=2, ge=1)
-    temperature: float = Field(default=1.0, gt=0)
     seed: int = 0
     checkpoint_every: int = Field(default=5, ge=1)
 

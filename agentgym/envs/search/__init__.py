@@ -48,7 +48,7 @@ class Search(AgentEnv):
         questions: Rows | None = None,
         *,
         data: str | Path | None = None,
-        top_k: int = 2,
+        top_k: int = 1,
     ) -> None:
         super().__init__()
         if top_k < 1:

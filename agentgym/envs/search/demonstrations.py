@@ -17,7 +17,7 @@ from agentgym.turn import Message, Turn, TurnTree
 
 RENAMED = 0.5  # of the demonstrations
 _NAME = re.compile(r"\b(?:[A-Z]{3}|[A-Z][a-z]+)\b")
-_LETTERS = "aaaaabbcdeeeeeffghhiiiiijkklllmmnnnnnooooopprrrrsssstttuuuvwyz"
+_CONSONANTS, _VOWELS = "bcdfghjklmnprstvwyz", "aeiou"
 
 
 class Demonstrations:
@@ -85,6 +85,8 @@ def _invent(tree: TurnTree, rng: Random) -> dict[str, str]:
 
 
 def _like(word: str, rng: Random) -> str:
+    """A code for a code, and two or three syllables for a name."""
     if word.isupper():
-        return "".join(rng.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ", k=3))
-    return "".join(rng.choices(_LETTERS, k=rng.randint(4, 8))).capitalize()
+        return "".join(rng.choices(_CONSONANTS.upper(), k=3))
+    syllables = [rng.choice(_CONSONANTS) + rng.choice(_VOWELS) for _ in range(rng.randint(2, 3))]
+    return "".join([*syllables, rng.choice(_CONSONANTS) * rng.randint(0, 1)]).capitalize()

@@ -57,7 +57,7 @@ def plan_of(task: Task) -> list[Fact]:
 
 
 def search_action(fact: Fact) -> str:
-    return call("search", query=fact.query, thought=f"find the {fact.relation}")
+    return call("search", query=fact.query, thought=f"{fact.relation} of {fact.entity}")
 
 
 def answer_action(task: Task) -> str:

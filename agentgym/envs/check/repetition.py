@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
@@ -9,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from agentgym.check.play import NotCheckedError, Script, Subject, Transcript, difference, opening, play, steps, take
-from agentgym.check.process import replay
 from agentgym.env import AgentEnv
+from agentgym.envs.check.play import NotCheckedError, Script, Subject, Transcript, difference, opening, play, steps, take
+from agentgym.envs.check.process import replay
 from agentgym.seeds import Lineage
 from agentgym.snapshot import Snapshot
 
@@ -59,7 +60,7 @@ def _interleaved(subject: Subject, script: Script, other: Script) -> Transcript:
 def _global_generators(subject: Subject, script: Script) -> Iterator[str]:
     generators: dict[str, tuple[Callable[[int], Any], Callable[[], Any]]] = {
         "random": (random.seed, random.getstate),
-        "numpy.random": (np.random.seed, np.random.get_state),
+        "numpy.random": (np.random.seed, lambda: pickle.dumps(np.random.get_state())),
     }
     for name, (reseed, state) in generators.items():
         first, again, other = (_after_reseeding(subject, script, reseed, state, root) for root in (1, 1, 2))
@@ -68,7 +69,7 @@ def _global_generators(subject: Subject, script: Script) -> Iterator[str]:
                 f"{script}: it draws from the global generator of {name} ({changed} when that was seeded otherwise). "
                 "Draw from self.rng(name)"
             )
-        elif any(repr(a) == repr(b) for a, b in zip(first[1], other[1], strict=True)):
+        elif any(a == b for a, b in zip(first[1], other[1], strict=True)):
             yield f"{script}: it reseeds the global generator of {name}, which others draw from. Draw from self.rng(name)"
 
 

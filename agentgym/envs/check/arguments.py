@@ -70,6 +70,8 @@ def _value(
         case "integer" | "number":
             return _number(schema, numbers[number % len(numbers)])
         case "array":
+            if "prefixItems" in schema:
+                return [_value(part, *inner) for part in schema["prefixItems"]]
             count = schema.get("minItems", 0 if depth > 3 else 1)
             return [_value(schema.get("items", {}), *inner) for _ in range(count)]
         case "object":

@@ -1,4 +1,4 @@
-"""Scripts replayed in another process with another hash seed: ``python -m agentgym.check.process``."""
+"""Scripts replayed in another process with another hash seed: ``python -m agentgym.envs.check.process``."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
-from agentgym.check.play import NotCheckedError, Script, Seen, Transcript, play
 from agentgym.env import AgentEnv
+from agentgym.envs.check.play import NotCheckedError, Script, Seen, Transcript, play
 
 SECONDS = 120
 
@@ -30,7 +30,7 @@ def replay(factory: Callable[[], AgentEnv], scripts: Sequence[Script], hash_seed
     path = os.pathsep.join(part for part in sys.path if part)
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "agentgym.check.process"],
+            [sys.executable, "-m", "agentgym.envs.check.process"],
             env={**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -84,7 +84,7 @@ def _load(name: str, file: str | None) -> None:
 
 
 def _portable(factory: Callable[[], AgentEnv], script: Script) -> Transcript:
-    env = factory()
+    env: AgentEnv = factory().unwrapped  # type: ignore[assignment]
     try:
         return [replace(seen, info={}) for seen in play(env, script)]
     except Exception as error:

@@ -12,8 +12,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from agentgym.check import form, grading, repetition
-from agentgym.check.play import NotCheckedError, Subject
+from agentgym.envs.check import form, grading, repetition
+from agentgym.envs.check.play import NotCheckedError, Subject
 from agentgym.errors import AgentGymError
 from agentgym.registry import make
 

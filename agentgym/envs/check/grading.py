@@ -12,8 +12,9 @@ from typing import Any
 from unittest import mock
 
 from agentgym.action import Call, format_action
-from agentgym.check.arguments import filled, neutral
-from agentgym.check.play import (
+from agentgym.env import AgentEnv
+from agentgym.envs.check.arguments import filled, neutral
+from agentgym.envs.check.play import (
     NotCheckedError,
     Seen,
     Subject,
@@ -26,7 +27,6 @@ from agentgym.check.play import (
     total,
     words_of,
 )
-from agentgym.env import AgentEnv
 from agentgym.seeds import Lineage
 from agentgym.task import Task
 

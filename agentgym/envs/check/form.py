@@ -13,8 +13,9 @@ from typing import Any
 import orjson
 
 from agentgym.action import Call, format_action
-from agentgym.check.arguments import varied
-from agentgym.check.play import (
+from agentgym.env import AgentEnv
+from agentgym.envs.check.arguments import varied
+from agentgym.envs.check.play import (
     MOST_TURNS,
     NotCheckedError,
     Seen,
@@ -26,7 +27,6 @@ from agentgym.check.play import (
     take,
     words_of,
 )
-from agentgym.env import AgentEnv
 from agentgym.errors import AgentGymError
 from agentgym.tool import schema_of
 

@@ -16,8 +16,8 @@ import numpy as np
 import orjson
 
 from agentgym.action import Call, format_action
-from agentgym.check.arguments import varied
 from agentgym.env import AgentEnv
+from agentgym.envs.check.arguments import varied
 from agentgym.seeds import Lineage
 from agentgym.task import Task
 
@@ -184,7 +184,7 @@ class Subject:
     @contextmanager
     def new(self) -> Iterator[AgentEnv]:
         started = time.perf_counter()
-        env = self.factory()
+        env: AgentEnv = self.factory().unwrapped  # type: ignore[assignment]
         if self._seconds_to_start is None:
             self._seconds_to_start = time.perf_counter() - started
         try:
