@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentgym.errors import AgentGymError
-from agentgym.policies.scripted import Scripted
-from agentgym.policy import Generation, Prompt, Sampling
+from agentgym.policy import Prompt, Sampling
 from agentgym.task import Task
 from agentgym.turn import Turn, TurnTree, context_ids
 
@@ -332,23 +331,6 @@ def test_new_weights_in_the_middle_of_a_turn_read_its_tokens_again():
             assert torch.allclose(chosen, torch.tensor(turn.logprobs, dtype=torch.float64)[tokens], rtol=0, atol=1e-9)
 
 
-def test_new_weights_between_turns_drop_what_was_computed():
-    model = a_model()
-    policy = a_policy(model)
-
-    async def run():
-        tree = a_tree(range(8, 20))
-        turn = await extend(policy, tree, tree.root, [9, 9], Sampling(0.0, 5))
-        model.load_state_dict(a_model(seed=1).state_dict())
-        policy.new_weights(1)
-        again = await extend(policy, tree, turn, [], Sampling(0.0, 5))
-        tree.turns.remove(turn)  # sampled by weights that are gone
-        assert again.versions == [(1, len(again.ids))]
-        return tree
-
-    assert_exact(model, [asyncio.run(run())])
-
-
 def test_two_policies_in_one_tree_do_not_touch_each_others_cache():
     ours, theirs = a_policy(), a_policy(a_model(qwen3), slots=16)
 
@@ -406,20 +388,6 @@ def test_a_fault_reaches_everyone_who_waits_and_the_policy_goes_on():
         return await World(policy).play(trees)
 
     assert_exact(policy.model, asyncio.run(run()))
-
-
-def test_a_policy_outlives_an_event_loop_that_was_closed_on_it():
-    policy = a_policy(slots=2)
-
-    async def leave():
-        tree = a_tree([8, 9, 10])
-        task = asyncio.create_task(extend(policy, tree, tree.root, [], Sampling(0.0, 500)))
-        while policy.tokens_computed < 10:
-            await asyncio.sleep(0)
-        task.add_done_callback(lambda _: None)
-
-    asyncio.run(leave())
-    assert_exact(policy.model, asyncio.run(World(policy).play(prompts(4))))
 
 
 def test_weights_that_are_not_finite_are_reported():
@@ -499,12 +467,6 @@ def test_scores_may_enter_a_loss():
     assert student.grad.tolist() == scores.tolist()
 
 
-def test_a_prompt_without_tokens_is_refused():
-    tree = a_tree([])
-    with pytest.raises(AgentGymError, match="no tokens"):
-        asyncio.run(a_policy().generate(Prompt(tree, tree.root), Sampling()))
-
-
 def test_a_model_of_the_hub_is_loaded_with_its_own_weights(tmp_path, monkeypatch):
     model = a_model(dtype=torch.float32)
     model.save_pretrained(tmp_path)
@@ -514,22 +476,6 @@ def test_a_model_of_the_hub_is_loaded_with_its_own_weights(tmp_path, monkeypatch
     policy = TransformersPolicy.load(str(tmp_path), slots=2)
     trees = asyncio.run(World(policy).play(prompts(3)))
     assert_exact(model.double(), trees, 2e-5)
-
-
-def test_a_script_is_played_by_the_number_of_actions_even_below_a_rewritten_context():
-    tree = a_tree([8])
-    first = tree.add(Turn(-1, tree.root, "policy", 0, ids=[9]))
-    fresh = tree.add(Turn(-1, first, "env", 0, ids=[8, 9], restarts=True))
-    scripted = Scripted(["one", "two"])
-
-    def played(turn):
-        generation: Generation = asyncio.run(scripted.generate(Prompt(tree, turn), Sampling()))
-        return generation.text
-
-    assert [played(tree.root), played(fresh)] == ["one", "two"]
-    with pytest.raises(AgentGymError, match="ends after 2"):
-        played(tree.add(Turn(-1, fresh, "policy", 0, ids=[9])))
-    assert asyncio.run(Scripted(lambda prompt: prompt.tree.id).generate(Prompt(tree, first), Sampling())).text == "t"
 
 
 def test_padding_beside_a_long_context_stays_within_the_models_positions():

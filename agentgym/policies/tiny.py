@@ -64,6 +64,7 @@ class TinyTokenizer:
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+                pre_tokenizers.Split(Regex(_letters_of_names(common)), "isolated"),
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )
@@ -96,6 +97,12 @@ class TinyTokenizer:
     def convert_tokens_to_ids(self, token: str) -> int | None:
         id: int | None = self._tokenizer.token_to_id(token)
         return id
+
+
+def _letters_of_names(common: set[str]) -> str:
+    """Matches each letter of a piece that is a capitalised word, unless the word is a common one."""
+    words = "|".join(sorted(filter(_capitalised, common))) or "(?!)"
+    return rf"\G(?!(?:{words})$)(?:\p{{Lu}}|(?<=\p{{L}})\p{{Ll}})(?=\p{{L}}*$)"
 
 
 class TinyRenderer:
