@@ -161,3 +161,71 @@ def test_metrics_are_plain_numbers() -> None:
     found: dict[str, Any] = _steps(TorchLearner(random_model("Llama"), 1e-3), range(1))[0]
     assert set(found) == {"loss", "clip_fraction", "kl", "gradient_norm", "learning_rate"}
     assert all(type(value) is float for value in found.values())
+
+
+# What cannot be packed exactly is refused
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("Llama", {"attention_dropout": 0.1}, "dropout"),
+        ("GPT2", {"resid_pdrop": 0.1, "attn_pdrop": 0.0, "embd_pdrop": 0.0}, "dropout"),
+        ("Qwen3Next", {}, "linear_attention"),
+    ],
+)
+def test_a_model_whose_packed_tree_is_not_its_paths_is_refused(kind: str, changes: dict[str, float], message: str) -> None:
+    with pytest.raises(AgentGymError, match=message):
+        TorchLearner(_model(kind, **changes), 1e-2)
+
+
+def test_dropout_that_is_switched_off_is_accepted() -> None:
+    assert TorchLearner(_model("Llama", attention_dropout=0.1).eval(), 1e-2).version == 0
+
+
+def test_an_attention_kernel_without_a_free_mask_is_refused() -> None:
+    model = random_model("Llama")
+    model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(AgentGymError, match="attn_implementation='sdpa'"):
+        TorchLearner(model, 1e-2)
+
+
+def test_a_context_beyond_a_sliding_window_is_refused_and_one_within_it_is_exact() -> None:
+    learner = TorchLearner(_model("Mistral", sliding_window=5), 1e-2)
+    tree = TurnTree("tree", _forest()[0].task)
+    root = add_turn(tree, None, [1, 2, 3])
+    for _ in range(3):  # 9 tokens in the pack, but no context of more than 5
+        add_turn(tree, root, [4, 5], 2)
+    found = learner.logprobs(pack([tree], 100)[0])
+    plain = learner.model(input_ids=torch.tensor([[1, 2, 3, 4, 5]])).logits[0].log_softmax(-1)
+    torch.testing.assert_close(found[3:].view(3, 2), plain[[2, 3], [4, 5]].detach().expand(3, 2))
+    add_turn(tree, tree.turns[-1], [6], 1)
+    with pytest.raises(AgentGymError, match="6 tokens is longer than the model's sliding window of 5"):
+        learner.logprobs(pack([tree], 100)[0])
+
+
+def test_an_objective_that_needs_what_no_forward_pass_gives_is_refused() -> None:
+    with pytest.raises(AgentGymError, match=r"needs \['paths'\]"):
+        TorchLearner(random_model("Llama"), 1e-2).accumulate(_packed(), ClippedSurrogate(needs=frozenset({"paths"})))
+
+
+def test_the_entropy_is_reported_where_it_is_asked_for() -> None:
+    learner = TorchLearner(random_model("Llama"), 1e-2)
+    packed = _packed()
+    assert "entropy" not in learner.accumulate(packed, ClippedSurrogate())
+    asked = learner.accumulate(packed, ClippedSurrogate(needs=frozenset({"entropy"})))["entropy"]
+    kept = torch.from_numpy(packed.sampled)
+    assert asked == pytest.approx(float(PackedHeads(learner.model, packed, packed.sampled).entropy[kept].mean()), rel=1e-5)
+
+
+def _model(kind: str, **changes: Any) -> Any:
+    import transformers
+
+    sizes = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "num_key_value_heads": 1}
+    more = {"head_dim": 8, "intermediate_size": 24, "max_position_embeddings": 64}
+    if kind == "GPT2":
+        return transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=32, n_embd=16, n_layer=1, n_head=2, **changes))
+    if kind == "Qwen3Next":
+        more |= {"num_experts": 0, "linear_num_value_heads": 2, "linear_num_key_heads": 1}
+    config = getattr(transformers, f"{kind}Config")(**sizes, **more, **changes)
+    return getattr(transformers, f"{kind}ForCausalLM")(config).train()

@@ -11,6 +11,7 @@ from agentgym.env import AgentEnv
 from agentgym.errors import AgentGymError
 from agentgym.policy import Actor, Prompt
 from agentgym.registry import unknown
+from agentgym.turn import path
 
 NAMES = ("tiny", "gold")
 
@@ -47,6 +48,6 @@ def _gold(env: AgentEnv) -> Actor:
         actions: Any = env.gold(prompt.tree.task)
         if actions is None:
             raise AgentGymError(f"{type(env).__name__} knows no gold actions for task {prompt.tree.task.id}")
-        return str(actions[prompt.turn.depth])
+        return str(actions[sum(turn.author != "env" for turn in path(prompt.turn))])
 
     return Scripted(act)

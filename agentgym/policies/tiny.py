@@ -176,6 +176,14 @@ def tiny_chat(tokenizer: TinyTokenizer) -> Chat:
     return Chat(tokenizer, TinyRenderer(tokenizer))
 
 
+def one_thread() -> None:
+    """More threads slow a model this small down, and denormal numbers slow any."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+
+
 def new_model(vocabulary: int, seed: int) -> Qwen3ForCausalLM:
     """A fresh Qwen3 of about 0.47 million parameters: two layers of width 128, four heads over two of keys and values."""
     try:
@@ -197,6 +205,7 @@ def new_model(vocabulary: int, seed: int) -> Qwen3ForCausalLM:
         rope_parameters={"rope_type": "default", "rope_theta": 1e4},
         initializer_range=0.04,
     )
+    one_thread()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model: Qwen3ForCausalLM = Qwen3ForCausalLM(config)
@@ -223,6 +232,7 @@ def load(folder: str | Path = SHIPPED) -> tuple[Any, Chat]:
     folder = Path(folder)
     if not (folder / "tokenizer.json").is_file():
         raise AgentGymError(f"{folder} holds no tiny policy (tokenizer.json is missing): make one with 'agentgym warmstart'")
+    one_thread()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model, tiny_chat(TinyTokenizer.load(folder))
 

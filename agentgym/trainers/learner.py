@@ -15,13 +15,15 @@ from agentgym.pack import Packed, visible
 from agentgym.trainers.seams import Metrics, Objective, State
 
 LearningRate = Callable[[int], float]
+HEADS = frozenset({"logprobs", "entropy"})
 
 
 class TorchLearner:
     """AdamW on packed forests, through ``accelerate``.
 
     ``rate`` is the learning rate, or a function of the optimiser step (from 0). Gradients add up over ``accumulate``
-    until ``step`` clips them to the norm ``max_grad_norm`` and applies them.
+    until ``step`` clips them to the norm ``max_grad_norm`` and applies them. A model for which a packed tree would not
+    equal its paths is refused: dropout, layers without full attention, attention kernels without a free mask.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class TorchLearner:
             from accelerate import Accelerator
         except ImportError as error:
             raise MissingExtra("accelerate", "train") from error
+        self._window = _sight(model)
         self.accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
         matrices = [p for p in model.parameters() if p.dim() > 1]
         vectors = [p for p in model.parameters() if p.dim() <= 1]
@@ -51,16 +54,18 @@ class TorchLearner:
     def logprobs(self, packed: Packed) -> Tensor:
         """Log-probability of every token given its own path, shape (T,), without gradient; 0 at roots."""
         with torch.no_grad():
-            return PackedHeads(self.model, packed, np.ones(len(packed), dtype=bool)).logprobs
+            return self._heads(packed, np.ones(len(packed), dtype=bool)).logprobs
 
     def accumulate(self, packed: Packed, objective: Objective) -> Metrics:
         """Add the gradient of the objective on one pack."""
+        if unknown := objective.needs - HEADS:
+            raise AgentGymError(f"{type(objective).__name__} needs {sorted(unknown)}; this learner gives {sorted(HEADS)}")
         weight = packed.streams.get("weight")
         if weight is None:
             raise AgentGymError("the pack has no stream 'weight': apply a divisor to the trees before packing")
         if not weight.any():
             return {}
-        loss, metrics = objective(PackedHeads(self.model, packed, weight != 0), packed)
+        loss, metrics = objective(self._heads(packed, weight != 0), packed)
         self.accelerator.backward(loss)
         return {"loss": float(loss.detach()), **metrics}
 
@@ -76,6 +81,14 @@ class TorchLearner:
         self.version += 1
         return {"gradient_norm": float(norm), "learning_rate": rate}
 
+    def _heads(self, packed: Packed, wanted: np.ndarray[Any, Any]) -> PackedHeads:
+        if self._window is not None and packed.depth.max(initial=0) >= self._window:
+            raise AgentGymError(
+                f"a context of {packed.depth.max() + 1} tokens is longer than the model's sliding window of {self._window}, "
+                "which the packed mask does not follow: lower the rollout's token limit"
+            )
+        return PackedHeads(self.model, packed, wanted)
+
     def state_dict(self) -> State:
         model = self.accelerator.unwrap_model(self.model)
         return {"model": model.state_dict(), "optimizer": self.optimizer.state_dict(), "version": self.version}
@@ -84,6 +97,23 @@ class TorchLearner:
         self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.version = state["version"]
+
+
+def _sight(model: Any) -> int | None:
+    """How many tokens the model's attention reaches back, None for all. Raises where packing would not be exact."""
+    config = model.config.get_text_config()
+    dropout = [getattr(config, "attention_dropout", 0.0) or 0.0]
+    dropout += [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)]
+    if model.training and any(dropout):
+        raise AgentGymError("the model trains with dropout, which a packed tree cannot share: call model.eval(), or set it to 0")
+    kernel = config._attn_implementation
+    if kernel not in ("sdpa", "eager"):
+        raise AgentGymError(f"attention by {kernel!r} takes no tree mask: load the model with attn_implementation='sdpa'")
+    strange = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if strange:
+        raise AgentGymError(f"layers of kind {sorted(strange)} carry a state from branch to branch: they cannot be packed")
+    window: int | None = getattr(config, "sliding_window", None)
+    return window
 
 
 def _constant(rate: float, step: int) -> float:

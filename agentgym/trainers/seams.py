@@ -54,7 +54,7 @@ class Heads(Protocol):
 class Objective(Protocol):
     """A pure function on one pack. Returns a sum: the weights are normalised already, so packs simply add up.
 
-    ``needs`` names the heads beyond ``logprobs``: {"entropy"}.
+    ``needs`` names the heads beyond ``logprobs``, such as {"entropy"}; a learner that lacks one refuses the objective.
     """
 
     @property

@@ -19,6 +19,7 @@ class ClippedSurrogate:
 
     PPO, arXiv 1707.06347; the wider upper bound is DAPO's clip-higher, arXiv 2503.14476 [S-code]. ``dual`` bounds the loss
     of a negative advantage at ``-dual A`` (dual clip, arXiv 1912.09729). Tokens that were not sampled have no ratio.
+    With ``needs = {"entropy"}`` the metrics say the policy's entropy in nats.
     """
 
     low: float = 0.2
@@ -45,4 +46,6 @@ class ClippedSurrogate:
                 "clip_fraction": float((share * (clipped > plain)).sum()),
                 "kl": float((share * (ratio - 1 - ratio.log())).sum()),
             }
+            if "entropy" in self.needs:
+                metrics["entropy"] = float((share * heads.entropy.to(logprobs)[kept.to(logprobs.device)]).sum())
         return (weight * loss).sum(), metrics
