@@ -66,7 +66,7 @@ def check(env: Annotated[str, typer.Argument(help="A registered id, or module:Cl
 
 
 @app.command()
-def warmstart(out: Path = Path("runs/warmstart"), seed: Seed = 0, steps: int = 9000, mistakes: float = 0.35) -> None:
+def warmstart(out: Path = Path("runs/warmstart"), seed: Seed = 0, steps: int = 8000, mistakes: float = 0.3) -> None:
     """Make the tiny policy from nothing: its tokenizer, and cloning of a scripted expert that errs."""
     from agentgym.cli.warmstart import run
 

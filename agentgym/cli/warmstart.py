@@ -24,11 +24,14 @@ ON_OBSERVATIONS = 0.3
 
 def run(out: Path, seed: int, steps: int, mistakes: float) -> None:
     """Clone an expert that errs at each search with probability ``mistakes``: reinforcement has something to mend."""
+    import torch
+
     from agentgym.envs.search.demonstrations import Demonstrations
     from agentgym.policies import tiny
     from agentgym.trainers.cloning import clone, cosine
     from agentgym.trainers.learner import TorchLearner
 
+    torch.set_flush_denormal(True)
     started = time.perf_counter()
     demonstrations = Demonstrations(partial(make, ENV), None, seed, mistakes)
     tokenizer = tiny.TinyTokenizer.train([as_text(tree) for tree in demonstrations.play(FOR_TOKENIZER)])

@@ -177,11 +177,10 @@ def tiny_chat(tokenizer: TinyTokenizer) -> Chat:
 
 
 def one_thread() -> None:
-    """More threads slow a model this small down, and denormal numbers slow any."""
+    """More threads slow a model this small down."""
     import torch
 
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
 
 
 def new_model(vocabulary: int, seed: int) -> Qwen3ForCausalLM:
@@ -226,6 +225,7 @@ def load(folder: str | Path = SHIPPED) -> tuple[Any, Chat]:
     try:
         import torch
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
     except ImportError as error:
         raise MissingExtra(error.name or "torch", "train") from error
 
@@ -233,6 +233,7 @@ def load(folder: str | Path = SHIPPED) -> tuple[Any, Chat]:
     if not (folder / "tokenizer.json").is_file():
         raise AgentGymError(f"{folder} holds no tiny policy (tokenizer.json is missing): make one with 'agentgym warmstart'")
     one_thread()
+    logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model, tiny_chat(TinyTokenizer.load(folder))
 
