@@ -103,6 +103,15 @@ def test_gradients_of_packs_add_up_and_long_ones_are_cut() -> None:
     assert float(cut) == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_a_step_applies_the_gradient_that_was_cut_and_forgets_it() -> None:
+    learner = TorchLearner(random_model("Llama"), 1e-2, betas=(0.9, 0.95), max_grad_norm=1e-3)
+    learner.accumulate(_packed(), CrossEntropy())
+    assert learner.step()["gradient_norm"] > 0.1
+    moments = torch.stack([state["exp_avg"].norm() for state in learner.optimizer.state.values()]).norm()
+    assert float(moments) == pytest.approx((1 - 0.9) * 1e-3, rel=1e-3)
+    assert all(parameter.grad is None for parameter in learner.model.parameters())
+
+
 def test_only_matrices_decay() -> None:
     learner = TorchLearner(random_model("Qwen3"), 0.5, weight_decay=0.1)
     before = _weights(learner)

@@ -177,6 +177,14 @@ def test_a_shared_turn_counts_once_for_tokens_and_turns_and_for_each_episode_in_
         assert [turn.streams["weight"][0] for turn in (shared, *ends)] == pytest.approx(weights)
 
 
+@pytest.mark.parametrize("divisor", [token_mean, turn_mean, sequence_mean, constant(7)])
+def test_labels_have_no_weight(divisor: Divisor) -> None:
+    tree, _ = _episodes([[2]])
+    label = add_turn(tree, tree.root, [1, 1], 2, end="done", executed=False)
+    divisor([tree])
+    assert not label.streams["weight"].any()
+
+
 @pytest.mark.parametrize("divisor", [token_mean, turn_mean, sequence_mean])
 def test_weights_sum_to_one_over_the_batch(divisor: Divisor) -> None:
     trees = [_episodes(sizes)[0] for sizes in ([[2, 3], [1]], [[5]], [[0, 2], [0]])]

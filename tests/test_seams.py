@@ -63,7 +63,7 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     drawn = _drawn(Uniform(TASKS, 0), 4 * len(TASKS))
     orders = {tuple(drawn[first : first + len(TASKS)]) for first in range(0, len(drawn), len(TASKS))}
     assert len(orders) == 4
-    assert _drawn(Uniform(TASKS, 1), 7) != _drawn(Uniform(TASKS, 0), 7)
+    assert _drawn(Uniform(TASKS, 1), 7) not in (drawn[:7], drawn[7:14])  # no seed is another one, shifted
     assert _drawn(Uniform(TASKS, 0), 7) != [task.id for task in TASKS]
 
 

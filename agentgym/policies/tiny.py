@@ -233,7 +233,7 @@ def load(folder: str | Path = SHIPPED) -> tuple[Any, Chat]:
     if not (folder / "tokenizer.json").is_file():
         raise AgentGymError(f"{folder} holds no tiny policy (tokenizer.json is missing): make one with 'agentgym warmstart'")
     one_thread()
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model, tiny_chat(TinyTokenizer.load(folder))
 

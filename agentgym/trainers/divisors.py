@@ -1,7 +1,7 @@
 """What a loss is divided by. Each function writes the stream ``weight``, so that the objective's sum is the loss.
 
-Weight falls on sampled tokens of executed turns that lie on an episode with a verdict, each unique turn once however many
-episodes share it. Names and worked numbers: ``loss_agg_mode`` of verl [S-code].
+Weight falls on the sampled tokens of turns that lie on an episode with a verdict, each unique turn once however many
+episodes share it; labels lie on no episode. Names and worked numbers: ``loss_agg_mode`` of verl [S-code].
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _masks(trees: Sequence[TurnTree]) -> dict[Turn, Stream]:
             if total_reward(leaf) is None:
                 continue
             for turn in path(leaf):
-                if turn.executed and any(turn.sampled):
+                if any(turn.sampled):
                     masks[turn] = np.asarray(turn.sampled, dtype=np.float64)
     return masks
 
