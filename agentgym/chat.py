@@ -24,11 +24,16 @@ class Renderer(Protocol):
 
 
 class Chat:
-    """One model's chat format. ``tokenizer`` needs ``encode`` and ``decode``; ``renderer`` is of the ``renderers`` package."""
+    """One model's chat format. ``tokenizer`` needs ``encode`` and ``decode``; ``renderer`` is of the ``renderers`` package.
 
-    def __init__(self, tokenizer: Any, renderer: Renderer) -> None:
+    ``control``: tokens by which a text could end its own message. In what tools and users say, a zero-width space breaks
+    them. None are needed for a renderer that encodes such texts as plain characters.
+    """
+
+    def __init__(self, tokenizer: Any, renderer: Renderer, control: Sequence[str] = ()) -> None:
         self.tokenizer = tokenizer
         self.renderer = renderer
+        self._control = re.compile("|".join(map(re.escape, control)) or "(?!)")
         self.stop_ids = frozenset(renderer.get_stop_token_ids())
 
     @classmethod
@@ -36,12 +41,12 @@ class Chat:
         """The chat format of a Hugging Face tokenizer, found by its name, or by an explicit ``renderers`` config."""
         from renderers import create_renderer
 
-        return cls(tokenizer, create_renderer(tokenizer, config))
+        return cls(tokenizer, create_renderer(tokenizer, config), tokenizer.all_special_tokens)
 
     def open(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         """The tokens of a whole conversation, up to where the assistant begins to write."""
         specs = [spec["function"] for spec in tools] or None
-        return self.renderer.render_ids(list(messages), tools=specs, add_generation_prompt=True)
+        return self.renderer.render_ids(self._harmless(messages), tools=specs, add_generation_prompt=True)
 
     def bridge(self, before: list[int], completion: list[int], messages: Sequence[Message]) -> list[int] | None:
         """The tokens between a sampled completion and the next one; None where the template must rewrite history.
@@ -49,12 +54,20 @@ class Chat:
         ``before`` are the tokens from the last opening of an assistant turn or earlier, up to the completion: bridging
         looks at no more, so that a turn costs the same after 8 turns and after 1,024.
         """
-        bridged = self.renderer.bridge_to_next_turn(before, completion, list(messages))
+        bridged = self.renderer.bridge_to_next_turn(before, completion, self._harmless(messages))
         if bridged is None:
             return None
         ids: list[int] = bridged if isinstance(bridged, list) else bridged.token_ids
         known = len(before) + len(completion)
         return ids[known:] if ids[:known] == before + completion else None
+
+    def _harmless(self, messages: Sequence[Message]) -> list[Message]:
+        return [
+            {**message, "content": self._control.sub(_broken, message["content"])}
+            if message["role"] in ("tool", "user") and isinstance(message["content"], str)
+            else message
+            for message in messages
+        ]
 
     def read(self, completion: list[int]) -> str:
         """The canonical text of a sampled completion (see `agentgym.action`)."""
@@ -76,6 +89,10 @@ class Chat:
         """Tokens for an action that nobody sampled, such as an expert's. They never enter an importance ratio."""
         ids: list[int] = self.tokenizer.encode(action, add_special_tokens=False)
         return [*ids, self.renderer.get_stop_token_ids()[0]]
+
+
+def _broken(control: re.Match[str]) -> str:
+    return f"{control[0][0]}\u200b{control[0][1:]}"
 
 
 def _well_formed(call: Any) -> Call | None:

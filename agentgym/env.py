@@ -72,7 +72,7 @@ class AgentEnv(gymnasium.Env[str, str]):
         self.observation_space = AnyText(2**20, min_length=0)
         self.action_space = AnyText(2**16, min_length=0)
         self.lineage = Lineage.of(0)
-        self.turn = self.calls = 0
+        self.turn = self.calls = self._calls_before = 0
         self.ended: str | None = "before the first reset"
         self._episode = 0
         self._root: int | None = None
@@ -111,8 +111,8 @@ class AgentEnv(gymnasium.Env[str, str]):
         return None
 
     def rng(self, name: str) -> Any:
-        """A `random.Random` for a draw of this turn: the same for the same seed, task, turn and name."""
-        return (self.lineage / "turn" / self.turn / name).rng()
+        """A `random.Random` for a draw of this tool call: the same for the same seed, task, turn, call and name."""
+        return (self.lineage / "turn" / self.turn / (self.calls - self._calls_before) / name).rng()
 
     # What the kernel does.
 
@@ -127,7 +127,8 @@ class AgentEnv(gymnasium.Env[str, str]):
         self._episode += 1
         self.lineage = lineage
         self.task = self._choose_task(options.get("task"), options.get("split", self.splits[0]))
-        self.turn, self.calls, self.ended = 0, 0, "an error in begin()"  # stays if begin raises
+        self.turn = self.calls = self._calls_before = 0
+        self.ended = "an error in begin()"  # stays if begin raises
         self.begin(self.task)
         self.ended = None
         return self.task.prompt, {"messages": self.opening(), "tools": self.tool_specs, "task": self.task.id}
@@ -136,14 +137,13 @@ class AgentEnv(gymnasium.Env[str, str]):
         if self.ended is not None:
             raise AgentGymError(f"step() after the end ({self.ended}): call reset() first")
         self.ended = "an error in step()"  # stays if something below raises
+        self._calls_before = self.calls
         reply = self.act(parse_action(action))
         self.turn += 1
         spent = self.turn >= self.max_turns or (self.max_calls is not None and self.calls >= self.max_calls)
         truncated = spent and not reply.ends
         self.ended = "done" if reply.ends else "truncated" if truncated else None
-        reward = reply.reward + (self.score() if self.ended else 0.0)
-        if not math.isfinite(reward):
-            raise AgentGymError(f"{type(self).__name__}, task {self.task.id}: reward {reward} is not finite")
+        reward = self._finite(reply.reward + (self.score() if self.ended else 0.0))
         messages = list(reply.messages) or [{"role": "user", "content": reply.text}]
         info: Info = {"messages": messages, "outcome": reply.outcome, "task": self.task.id}
         if self.ended:
@@ -153,7 +153,7 @@ class AgentEnv(gymnasium.Env[str, str]):
     def stop(self, reason: str) -> tuple[float, dict[str, float]]:
         """End the episode from outside, for a spent budget: its score and metrics as it stands."""
         self.ended = reason
-        return self.score(), dict(self.metrics())
+        return self._finite(self.score()), dict(self.metrics())
 
     def snapshot(self) -> Snapshot:
         """The present state, to ``restore`` here or in another environment of this class, any number of times."""
@@ -181,6 +181,11 @@ class AgentEnv(gymnasium.Env[str, str]):
     @property
     def tool_specs(self) -> list[dict[str, Any]]:
         return [tool.spec for tool in self.tools]
+
+    def _finite(self, reward: float) -> float:
+        if not math.isfinite(reward):
+            raise AgentGymError(f"{type(self).__name__}, task {self.task.id}: reward {reward} is not finite")
+        return reward
 
     def _own_state(self, state: Any) -> Any:
         if self.snapshots == "value":

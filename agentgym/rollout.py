@@ -7,20 +7,20 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar, cast
 
 from agentgym.chat import Chat
-from agentgym.env import AgentEnv
+from agentgym.env import AgentEnv, Info
 from agentgym.errors import AgentGymError, JudgeError
 from agentgym.expand import Close, Command, Event, Expander, Extend, Idle, LeafDone, Started, Stop, TurnDone
 from agentgym.outcome import Outcome
 from agentgym.policy import Actor, Generation, Prompt, Sampling
 from agentgym.seeds import Lineage
 from agentgym.task import Task
-from agentgym.turn import Turn, TurnTree, path
+from agentgym.turn import End, Turn, TurnTree, path
 
 Result = TypeVar("Result")
 FAULTS = (Exception, SystemExit)  # what a tool may raise without ending the other episodes
@@ -80,6 +80,8 @@ class Rollout:
         self._live: dict[Turn, AgentEnv] = {}  # environments that stand where a turn ended
         self._branches: dict[Turn, int] = {}
         self._running: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()  # nothing is running, or something failed
+        self._error: BaseException | None = None
         self._slots = asyncio.Semaphore(self.limits.width)
 
     async def run(self, starts: Sequence[Start]) -> list[TurnTree]:
@@ -92,21 +94,37 @@ class Rollout:
                 lineage = self.lineage / start.task.id / seen[start.task.id]
                 seen[start.task.id] += 1
                 trees.append(TurnTree("/".join(map(str, lineage.path)), start.task, dict(start.tags)))
-                self._running.add(asyncio.create_task(self._start(trees[-1], lineage)))
-            while True:
-                while self._running:
-                    done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
-                    self._running -= done
-                    for task in done:
-                        task.result()
+                self._spawn(self._start(trees[-1], lineage))
+            await self._rest()
+            self._plan(Idle())
+            while self._running:
+                await self._rest()
                 self._plan(Idle())
-                if not self._running:
-                    break
         finally:
             for task in self._running:
                 task.cancel()
             self._release_all()
         return trees
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._error = self._error or error
+        if not self._running or self._error is not None:
+            self._wake.set()
+
+    async def _rest(self) -> None:
+        """Until nothing is running."""
+        while self._running:
+            self._wake.clear()
+            await self._wake.wait()
+            if self._error is not None:
+                raise self._error
 
     async def _start(self, tree: TurnTree, lineage: Lineage) -> None:
         root = Turn(0, None, "env", (lineage / "sample").seed())
@@ -114,13 +132,15 @@ class Rollout:
             try:
                 async with _deadline(self.limits.seconds):
                     env = self._new_env()
-                    reset = partial(env.reset, options={"task": tree.task, "lineage": lineage / "env"})
-                    _, info = await _in_thread(reset) if env.blocking else reset()
+                    _, info = await _call(env, partial(self._reset, env, root, tree.task, lineage / "env"))
                 root.replies, tree.tools = info["messages"], info["tools"]
                 root.ids = self.chat.open(root.replies, tree.tools) if self.chat else []
                 root.sampled = [False] * len(root.ids)
-                root.key = env.key()
-                root.snapshot = env.snapshot()
+                if self.limits.tokens - len(root.ids) < LEAST_ROOM:
+                    raise AgentGymError(
+                        f"the opening of task {tree.task.id} has {len(root.ids)} tokens, but the limit is {self.limits.tokens} "
+                        "for the whole episode: raise Limits.tokens"
+                    )
                 self._live[root] = env
             except FAULTS as error:
                 _fail(root, error)
@@ -132,6 +152,11 @@ class Rollout:
         else:
             tree.closed = True
 
+    def _reset(self, env: AgentEnv, root: Turn, task: Task, lineage: Lineage) -> tuple[str, Info]:
+        observation, info = env.reset(options={"task": task, "lineage": lineage})
+        root.key, root.snapshot = env.key(), env.snapshot()
+        return observation, info
+
     def _plan(self, event: Event) -> None:
         self._obey(self.expander.plan(self.forest, event))
 
@@ -141,8 +166,7 @@ class Rollout:
                 case Extend():
                     self._extend_all(command)
                 case Stop(tree, turn):
-                    self._stop(tree, turn, "truncated")
-                    self._plan(LeafDone(tree, turn))
+                    self._spawn(self._end(tree, turn))
                 case Close(tree):
                     tree.closed = True
                     for turn in tree.turns:
@@ -153,18 +177,10 @@ class Rollout:
         turn = command.turn
         if turn.end is not None:
             raise AgentGymError(f"the expander extends {turn!r} of {command.tree.id}, where the episode has ended")
-        if turn.snapshot is None and (command.n > 1 or self.expander.forks) and turn in self._live:
-            try:
-                turn.snapshot = self._live[turn].snapshot()
-            except FAULTS as error:
-                _fail(turn, error)
-                self.committed(command.tree, turn)
-                self._release(turn)
-                return self._plan(LeafDone(command.tree, turn))
         first = self._branches.get(turn, 0)
         self._branches[turn] = first + command.n
         for branch in range(first, first + command.n):
-            self._running.add(asyncio.create_task(self._extend(command, branch)))
+            self._spawn(self._extend(command, branch))
 
     async def _extend(self, command: Extend, branch: int) -> None:
         tree, parent = command.tree, command.turn
@@ -179,14 +195,14 @@ class Rollout:
                     self._write(turn, generation)
                     turn.action_tokens = len(turn.ids)
                     if command.execute:
-                        env = self._env_at(parent)
-                        await self._step(env, turn)
+                        env = await self._env_at(parent)
+                        await _call(env, partial(self._step, env, turn))
                 restarts = not self._bridge(turn)
             except FAULTS as error:
                 _fail(turn, error)
                 env, restarts = None, False  # whatever state it is in, nothing continues from there
             turn.seconds = parent.seconds + time.perf_counter() - started
-        self._commit(tree, turn, env, restarts)
+        await self._commit(tree, turn, env, restarts)
 
     async def _generate(self, command: Extend, turn: Turn) -> Generation:
         actor = self.actors.get(command.actor)
@@ -213,14 +229,15 @@ class Rollout:
         turn.logprobs = generation.logprobs
         turn.action = self.chat.read(turn.ids)
 
-    async def _step(self, env: AgentEnv, turn: Turn) -> None:
-        step = partial(env.step, turn.action)
-        _, reward, terminated, truncated, info = await _in_thread(step) if env.blocking else step()
+    def _step(self, env: AgentEnv, turn: Turn) -> None:
+        _, reward, terminated, truncated, info = env.step(turn.action)
         turn.reward, turn.outcome, turn.replies = float(reward), info["outcome"], info["messages"]
         turn.observation.encode()  # raises on a lone surrogate, which no file or tokenizer can hold
         turn.end = "done" if terminated else "truncated" if truncated else None
         turn.metrics = info.get("metrics", {})
         turn.key = env.key()
+        if self.expander.forks and turn.end is None:
+            turn.snapshot = env.snapshot()
 
     def _bridge(self, turn: Turn) -> bool:
         """Add the tokens up to where the next action begins; False where the template rewrites history instead."""
@@ -232,7 +249,7 @@ class Rollout:
         turn.sampled = turn.sampled + [False] * len(delta or ())
         return delta is not None
 
-    def _commit(self, tree: TurnTree, turn: Turn, env: AgentEnv | None, restarts: bool) -> None:
+    async def _commit(self, tree: TurnTree, turn: Turn, env: AgentEnv | None, restarts: bool) -> None:
         tree.add(turn)
         self.committed(tree, turn)
         if env is not None:
@@ -241,7 +258,7 @@ class Rollout:
             turn = self._restart(tree, turn)
         follows = turn.end is None and turn.executed
         if follows and self.limits.tokens - turn.length < LEAST_ROOM:
-            self._stop(tree, turn, "budget")
+            await self._stop(tree, turn, "budget")
         if turn.end is not None:
             self._release(turn)
             self._plan(LeafDone(tree, turn))
@@ -263,11 +280,15 @@ class Rollout:
         self.committed(tree, fresh)
         return fresh
 
-    def _stop(self, tree: TurnTree, turn: Turn, end: Any) -> None:
+    async def _end(self, tree: TurnTree, turn: Turn) -> None:
+        await self._stop(tree, turn, "truncated")
+        self._plan(LeafDone(tree, turn))
+
+    async def _stop(self, tree: TurnTree, turn: Turn, end: End) -> None:
         """End an unfinished episode from outside, with its score as it stands."""
         try:
-            env = self._env_at(turn)
-            reward, turn.metrics = env.stop(end)
+            env = await self._env_at(turn)
+            reward, turn.metrics = await _call(env, partial(env.stop, end))
             turn.reward = (turn.reward or 0.0) + reward
             turn.end = end
             self._idle_envs.append(env)
@@ -275,14 +296,14 @@ class Rollout:
             _fail(turn, error)
         self.committed(tree, turn)
 
-    def _env_at(self, turn: Turn) -> AgentEnv:
+    async def _env_at(self, turn: Turn) -> AgentEnv:
         """An environment in the state after ``turn``: the one that is there, or another restored from its snapshot."""
         env = self._live.pop(turn, None)
         if env is None:
             if turn.snapshot is None:
                 raise AgentGymError(f"{turn!r} has no snapshot to fork from: its expander needs forks = True")
             env = self._new_env()
-            env.restore(turn.snapshot)
+            await _call(env, partial(env.restore, turn.snapshot))
         return env
 
     def _new_env(self) -> AgentEnv:
@@ -303,6 +324,10 @@ class Rollout:
 def _deadline(seconds: float | None) -> contextlib.AbstractAsyncContextManager[Any]:
     """Raises ``TimeoutError`` inside its block after so long."""
     return contextlib.nullcontext() if seconds is None else asyncio.timeout(seconds)
+
+
+async def _call(env: AgentEnv, function: Callable[[], Result]) -> Result:
+    return await _in_thread(function) if env.blocking else function()
 
 
 async def _in_thread(function: Callable[[], Result]) -> Result:

@@ -48,3 +48,11 @@ def test_importing_the_package_loads_no_torch(report):
 def test_peers_measured_elsewhere_are_named(report):
     assert all(set(peer) == {"peer", "us_per_turn"} for peer in report["measured_elsewhere"])
     assert len(report["measured_elsewhere"]) == 6
+
+
+def test_the_packing_benchmark_finds_equal_gradients_in_all_its_forms():
+    script = SCRIPT.with_name("packing.py")
+    run = subprocess.run([sys.executable, script, "--repeats", "1", "--json"], capture_output=True, text=True, check=True)
+    rows = json.loads(run.stdout)["rows"]
+    assert {row["form"] for row in rows} >= {"packed"}
+    assert all(row["relative_difference"] < 1e-4 for row in rows)

@@ -20,6 +20,7 @@ TOKENIZER = TinyTokenizer.train(
     ['<tool_call>\n{"name": "look", "arguments": {"room": "the cellar"}}\n</tool_call>', "system user assistant tool look"] * 3
 )
 SPECIAL = {TOKENIZER.convert_tokens_to_ids(marker) for marker in MARKERS}
+CONTROL = [marker for marker in MARKERS if marker.startswith("<|")]
 STOP = TOKENIZER.eos_token_id
 
 
@@ -28,7 +29,7 @@ def tiny():
 
 
 def qwen(retention):
-    return Chat(TOKENIZER, qwen3.Qwen3Renderer(TOKENIZER, Qwen3RendererConfig(thinking_retention=retention)))
+    return Chat(TOKENIZER, qwen3.Qwen3Renderer(TOKENIZER, Qwen3RendererConfig(thinking_retention=retention)), CONTROL)
 
 
 CHATS = {"tiny": tiny(), "qwen3 all": qwen("all"), "qwen3 tool cycle": qwen("tool_cycle")}
@@ -156,6 +157,20 @@ def test_markers_in_what_a_tool_says_stay_ordinary_characters(before, marker, af
     assert text in TOKENIZER.decode(delta)
     opening = chat.open([{"role": "user", "content": text}])
     assert [id for id in opening if id in SPECIAL] == [id for id in chat.open([{"role": "user", "content": ""}]) if id in SPECIAL]
+
+
+@settings(max_examples=100, deadline=None)
+@given(before=texts, marker=st.sampled_from(CONTROL), after=texts, role=st.sampled_from(["tool", "user"]))
+def test_no_text_ends_its_own_message_in_a_format_that_reads_markers_everywhere(before, marker, after, role):
+    chat = CHATS["qwen3 all"]
+    control = {TOKENIZER.convert_tokens_to_ids(marker) for marker in CONTROL}
+
+    def turns(text):
+        opening = chat.open([{"role": "user", "content": text}])
+        delta = chat.bridge(opening, [STOP], [{"role": role, "content": text}])
+        return [id for id in opening + delta if id in control]
+
+    assert turns(before + marker + after) == turns("nothing")
 
 
 @pytest.mark.parametrize("name", ["tiny", "qwen3 all"])

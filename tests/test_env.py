@@ -125,6 +125,13 @@ def test_draws_of_different_turns_differ_and_do_not_depend_on_each_other() -> No
     assert other.step(call("dice", sides=10**9))[0] == second
 
 
+def test_two_calls_of_one_turn_draw_apart() -> None:
+    env = Good()
+    env.reset(options={"task": TASKS[0], "lineage": Lineage.of(1)})
+    thrown = env.step(format_action(*(Call("dice", {"sides": 10**9}) for _ in range(3))))[0].split("\n")
+    assert len(set(thrown)) == 3
+
+
 def test_global_generators_are_neither_read_nor_moved() -> None:
     before = random.getstate(), repr(np.random.get_state())
     env = Good()
@@ -273,6 +280,17 @@ def test_stopping_from_outside_scores_as_it_stands() -> None:
     assert env.stop("budget") == (1.0, {})
     with pytest.raises(AgentGymError, match=r"after the end \(budget\)"):
         env.step("")
+
+
+def test_a_score_that_is_no_number_is_refused_also_when_stopped_from_outside() -> None:
+    class Lost(GoodCopy):
+        def score(self) -> float:
+            return float("nan")
+
+    env = Lost()
+    env.reset(seed=0)
+    with pytest.raises(AgentGymError, match="reward nan is not finite"):
+        env.stop("budget")
 
 
 def test_tasks_are_chosen_by_object_id_and_split() -> None:

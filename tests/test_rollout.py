@@ -163,6 +163,42 @@ def test_blocking_environments_begin_and_step_together_and_off_the_event_loop():
     assert not any(loop_threads)
 
 
+def test_everything_that_a_blocking_environment_does_is_off_the_event_loop():
+    on_loop = []
+
+    class Watched(Blocking):
+        def snapshot(self):
+            self.note("snapshot")
+            return super().snapshot()
+
+        def restore(self, snapshot):
+            self.note("restore")
+            super().restore(snapshot)
+
+        def key(self):
+            self.note("key")
+            return super().key()
+
+        def score(self):
+            self.note("score")
+            return super().score()
+
+        def note(self, what):
+            on_loop.append((what, threading.current_thread() is threading.main_thread()))
+
+    play(tasks(1), expander=Forks(2), make_env=Watched)
+    play(tasks(1), expander=StopsAfter(1), make_env=Watched)
+    assert set(on_loop) == {(what, False) for what in ("snapshot", "restore", "key", "score")}
+
+
+def test_an_opening_that_leaves_no_room_for_an_action_has_no_verdict_and_says_why():
+    chat = tiny_chat()
+    (tree,) = play(tasks(1), chat=chat)
+    (tree,) = play(tasks(1), chat=chat, limits=Limits(tokens=tree.root.length + 1))
+    assert (tree.root.end, tree.root.reward, tree.root.outcome) == ("error", None, Outcome.INFRASTRUCTURE)
+    assert "raise Limits.tokens" in tree.root.error
+
+
 def test_the_width_bounds_how_many_turns_are_played_at_once():
     inside, most = [0], [0]
     lock = threading.Lock()

@@ -75,6 +75,7 @@ class TorchLearner:
             group["lr"] = rate
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
         if not torch.isfinite(norm):
+            self.optimizer.zero_grad(set_to_none=True)
             raise AgentGymError(f"the gradient is not finite at learner step {self.version}: lower the learning rate")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
