@@ -33,7 +33,7 @@ class Chat:
     def __init__(self, tokenizer: Any, renderer: Renderer, control: Sequence[str] = ()) -> None:
         self.tokenizer = tokenizer
         self.renderer = renderer
-        self._control = re.compile("|".join(map(re.escape, control)) or "(?!)")
+        self._control = re.compile("|".join(map(re.escape, control))) if control else None
         self.stop_ids = frozenset(renderer.get_stop_token_ids())
 
     @classmethod
@@ -62,6 +62,8 @@ class Chat:
         return ids[known:] if ids[:known] == before + completion else None
 
     def _harmless(self, messages: Sequence[Message]) -> list[Message]:
+        if self._control is None:
+            return list(messages)
         return [
             {**message, "content": self._control.sub(_broken, message["content"])}
             if message["role"] in ("tool", "user") and isinstance(message["content"], str)

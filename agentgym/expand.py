@@ -36,7 +36,11 @@ Event = Started | TurnDone | LeafDone | Idle
 
 @dataclass(frozen=True, slots=True)
 class Extend:
-    """Continue ``n`` siblings below ``turn``. With ``execute=False`` the action is a label that no environment sees."""
+    """Continue ``n`` siblings below ``turn``. With ``execute=False`` the action is a label that no environment sees.
+
+    An action that is cut off after ``max_tokens`` is executed as it stands; with ``segment`` it becomes a partial turn, to be
+    gone on with, until its segments together have the tokens that one action may have. A label is always whole.
+    """
 
     tree: TurnTree
     turn: Turn
@@ -44,6 +48,7 @@ class Extend:
     actor: str = "policy"
     max_tokens: int | None = None
     execute: bool = True
+    segment: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ class Prompt:
         """The conversation so far in OpenAI's form."""
         messages: list[Message] = []
         for turn in path(self.turn):
-            if turn.parent is not None and turn.author != "env":
+            if turn.parent is not None and turn.author != "env" and not turn.partial:
                 messages.append(assistant_message(turn))
             messages.extend(_numbered(turn))
         return messages

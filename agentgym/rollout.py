@@ -20,7 +20,7 @@ from agentgym.outcome import Outcome
 from agentgym.policy import Actor, Generation, Prompt, Sampling
 from agentgym.seeds import Lineage
 from agentgym.task import Task
-from agentgym.turn import End, Turn, TurnTree, path
+from agentgym.turn import End, Turn, TurnTree, begun, path
 
 Result = TypeVar("Result")
 FAULTS = (Exception, SystemExit)  # what a tool may raise without ending the other episodes
@@ -191,10 +191,11 @@ class Rollout:
             try:
                 left = None if self.limits.seconds is None else self.limits.seconds - parent.seconds
                 async with _deadline(left):
-                    generation = await self._generate(command, turn)
-                    self._write(turn, generation)
+                    self._write(turn, await self._generate(command, turn))
                     turn.action_tokens = len(turn.ids)
-                    if command.execute:
+                    if command.segment and command.execute and self._may_go_on(turn):
+                        turn.partial, turn.executed = True, False
+                    if turn.executed:
                         env = await self._env_at(parent)
                         await _call(env, partial(self._step, env, turn))
                 restarts = not self._bridge(turn)
@@ -209,10 +210,20 @@ class Rollout:
         if actor is None:
             raise AgentGymError(f"no actor named {command.actor!r}; there are {', '.join(self.actors)}")
         assert turn.parent is not None
-        room = self.limits.tokens - turn.parent.length
-        most = max(1, min(command.max_tokens or self.limits.turn_tokens, room))
+        left = self._left_of_action(turn.parent)
+        most = max(1, min(command.max_tokens or left, left, self.limits.tokens - turn.parent.length))
         sampling = Sampling(self.temperature, most, turn.seed)
         return await actor.generate(Prompt(command.tree, turn.parent), sampling)
+
+    def _left_of_action(self, turn: Turn) -> int:
+        return self.limits.turn_tokens - sum(segment.action_tokens for segment in begun(turn))
+
+    def _may_go_on(self, turn: Turn) -> bool:
+        """Whether the action has not ended, and there is room for more of it."""
+        assert turn.parent is not None
+        if self.chat is None or turn.ids[-1] in self.chat.stop_ids:
+            return False
+        return len(turn.ids) < min(self._left_of_action(turn.parent), self.limits.tokens - turn.parent.length)
 
     def _write(self, turn: Turn, generation: Generation) -> None:
         turn.cache = generation.cache
@@ -227,7 +238,7 @@ class Rollout:
         turn.ids = list(generation.ids)
         turn.sampled = [True] * len(turn.ids)
         turn.logprobs = generation.logprobs
-        turn.action = self.chat.read(turn.ids)
+        turn.action = self.chat.read(_whole_action(turn))
 
     def _step(self, env: AgentEnv, turn: Turn) -> None:
         _, reward, terminated, truncated, info = env.step(turn.action)
@@ -244,7 +255,8 @@ class Rollout:
         if self.chat is None or turn.end is not None or not turn.executed:
             return True
         assert turn.parent is not None
-        delta = self.chat.bridge(turn.parent.ids, turn.ids, turn.replies)
+        before = _before_action(turn)
+        delta = self.chat.bridge(before.ids, _whole_action(turn), turn.replies)
         turn.ids = turn.ids + (delta or [])
         turn.sampled = turn.sampled + [False] * len(delta or ())
         return delta is not None
@@ -256,7 +268,7 @@ class Rollout:
             self._live[turn] = env
         if restarts:
             turn = self._restart(tree, turn)
-        follows = turn.end is None and turn.executed
+        follows = turn.end is None and (turn.executed or turn.partial)
         if follows and self.limits.tokens - turn.length < LEAST_ROOM:
             await self._stop(tree, turn, "budget")
         if turn.end is not None:
@@ -298,6 +310,7 @@ class Rollout:
 
     async def _env_at(self, turn: Turn) -> AgentEnv:
         """An environment in the state after ``turn``: the one that is there, or another restored from its snapshot."""
+        turn = turn if not turn.partial else _before_action(turn)
         env = self._live.pop(turn, None)
         if env is None:
             if turn.snapshot is None:
@@ -319,6 +332,20 @@ class Rollout:
         for env in self._idle_envs:
             env.close()
         self._idle_envs.clear()
+
+
+def _before_action(turn: Turn) -> Turn:
+    """The turn after which the action that ``turn`` ends or goes on with began."""
+    assert turn.parent is not None
+    first = begun(turn.parent)[:1]
+    before = first[0].parent if first else turn.parent
+    assert before is not None
+    return before
+
+
+def _whole_action(turn: Turn) -> list[int]:
+    assert turn.parent is not None
+    return [token for segment in (*begun(turn.parent), turn) for token in segment.ids]
 
 
 def _deadline(seconds: float | None) -> contextlib.AbstractAsyncContextManager[Any]:
@@ -369,4 +396,4 @@ def _fail(turn: Turn, error: BaseException) -> None:
 
 def episode(leaf: Turn) -> list[Turn]:
     """The turns of one episode in which somebody acted, in order."""
-    return [turn for turn in path(leaf) if turn.author != "env"]
+    return [turn for turn in path(leaf) if turn.author != "env" and not turn.partial]

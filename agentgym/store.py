@@ -198,6 +198,7 @@ def turn_record(turn: Turn) -> dict[str, Any]:
         "end": turn.end,
         "outcome": turn.outcome,
         "executed": turn.executed,
+        "partial": turn.partial,
         "restarts": turn.restarts,
         "key": turn.key,
         "metrics": turn.metrics,

@@ -37,16 +37,17 @@ class Turn:
     logprobs: list[float] = field(default_factory=list)
     versions: list[tuple[int, int]] = field(default_factory=list)
     action_tokens: int = 0  # the first tokens of ``ids``; after them comes the observation
-    action: str = ""  # canonical text, see `agentgym.action`
+    action: str = ""  # canonical text, see `agentgym.action`; of a partial turn: all that is written of the action so far
     replies: Sequence[Message] = ()  # what the environment said; at the root: the opening messages
     reward: float | None = 0.0  # None: no verdict, for a fault that is not the policy's
     end: End | None = None
     outcome: Outcome = Outcome.OK
     executed: bool = True  # False: a label beside the action really taken
+    partial: bool = False  # a segment of an action, which a child goes on with: no observation, nothing executed yet
     restarts: bool = False  # the chat template rewrote history: ``ids`` are the whole context anew
     key: str | None = None
     length: int = 0  # tokens of the context up to and with this turn
-    depth: int = 0  # turns above this one
+    depth: int = 0  # whole turns above this one
     seconds: float = 0.0  # from the start of the episode
     metrics: dict[str, float] = field(default_factory=dict)
     error: str = ""
@@ -87,7 +88,7 @@ class TurnTree:
         turn.index = len(self.turns)
         if parent is not None:
             parent.children.append(turn)
-            turn.depth = parent.depth + 1
+            turn.depth = parent.depth + (not parent.partial)
             turn.length = len(turn.ids) + (0 if turn.restarts else parent.length)
         else:
             turn.length = len(turn.ids)
@@ -96,7 +97,7 @@ class TurnTree:
 
     def leaves(self) -> list[Turn]:
         """Finished episodes' last turns, in commit order. Labels (``executed=False``) are no episodes."""
-        return [turn for turn in self.turns if turn.end is not None and turn.executed]
+        return [turn for turn in self.turns if turn.end is not None and (turn.executed or turn.partial)]
 
 
 def path(turn: Turn) -> list[Turn]:
@@ -105,6 +106,11 @@ def path(turn: Turn) -> list[Turn]:
     while (parent := turns[-1].parent) is not None:
         turns.append(parent)
     return turns[::-1]
+
+
+def begun(turn: Turn) -> list[Turn]:
+    """The segments of an unfinished action that end in ``turn``, oldest first; none where the action is whole."""
+    return begun(turn.parent) + [turn] if turn.partial and turn.parent is not None else []
 
 
 def context(turn: Turn, k: int) -> list[Turn]:

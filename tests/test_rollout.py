@@ -201,13 +201,16 @@ def test_an_opening_that_leaves_no_room_for_an_action_has_no_verdict_and_says_wh
 
 def test_the_width_bounds_how_many_turns_are_played_at_once():
     inside, most = [0], [0]
-    lock = threading.Lock()
+    lock, three = threading.Lock(), threading.Event()
 
     class Watched(Blocking):
         def act(self, action):
             with lock:
                 inside[0] += 1
                 most[0] = max(most[0], inside[0])
+                if inside[0] == 3:
+                    three.set()
+            three.wait(timeout=30)
             time.sleep(0.002)
             with lock:
                 inside[0] -= 1
