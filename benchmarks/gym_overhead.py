@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import cycle, islice
+from itertools import count, cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +111,16 @@ class BareSums(gymnasium.Env[str, str]):
         return calculator(json.loads(body)["arguments"]["expression"]), 0.001, False, False, {}
 
 
+_unseen = count(100)
+
+
 def actions(turns: int) -> Iterator[str]:
     return islice(cycle(ACTIONS), turns)
+
+
+def unseen_actions(turns: int) -> Iterator[str]:
+    """Calls whose answers no tokenizer has seen: nothing remembered helps with them."""
+    return (call("calculate", expression=f"{n} * {n + 3}") for n in islice(_unseen, turns))
 
 
 def repeat(measure: Callable[[], float], repeats: int, best: Callable[[list[float]], float] = min) -> tuple[float, float]:
@@ -154,13 +162,13 @@ def play(env: Sums, tree: TurnTree, chat: Chat, sampled: list[tuple[str, list[in
     return time.process_time() - started
 
 
-def measure_turns(turns: int, total: int, chat: Chat, *, read: bool = False) -> float:
+def measure_turns(turns: int, total: int, chat: Chat, *, read: bool = False, unseen: bool = False) -> float:
     """Microseconds of CPU per turn, in episodes of ``turns`` turns; the start of an episode is measured apart."""
-    sampled = [(action, chat.write(action)) for action in actions(turns)]
     episodes = max(1, total // turns)
     seconds = 0.0
     env = Sums(turns)
     for _ in range(episodes):
+        sampled = [(action, chat.write(action)) for action in (unseen_actions if unseen else actions)(turns)]
         seconds += play(env, open_episode(env, chat), chat, sampled, read)
     return seconds / (episodes * turns) * 1e6
 
@@ -245,6 +253,7 @@ def measure(quick: bool) -> list[Figure]:
     growth = turns[-1].best / turns[0].best, turns[-1].median / turns[0].median
     ratio = turns[1].best / bare.best, turns[1].median / bare.median
     reading = repeat(lambda: measure_turns(64, total, chat, read=True), repeats)
+    unseen = repeat(lambda: measure_turns(64, total, chat, unseen=True), repeats)
     starts = repeat(lambda: measure_starts(max(1, total // 4), chat), repeats)
     episodes = 16 if quick else 256
     without = repeat(lambda: measure_rollout(episodes, 16, None), repeats, best=max)
@@ -256,6 +265,7 @@ def measure(quick: bool) -> list[Figure]:
         *turns,
         Figure(f"tool turn, growth from {lengths[0]} to {lengths[-1]} turns", "ratio", *growth, 1.25),
         Figure("tool turn / bare gymnasium turn", "ratio", *ratio),
+        Figure("tool turn, every answer new to the tokenizer", "us/turn", *unseen),
         Figure("tool turn, with reading the sampled tokens", "us/turn", *reading),
         Figure("start of an episode", "us", *starts),
         Figure("fork, value state", "us", *repeat(lambda: measure_forks(Sums, total), repeats), 10.0),

@@ -14,14 +14,6 @@ LARGEST_EXPONENT = 1000
 LARGEST_BASE = 2**64
 LARGEST_RESULT = 10**1000
 Number = int | float
-_BINARY: dict[type[ast.operator], Callable[[Number, Number], Number]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-}
 
 
 def calculator(expression: str) -> str:
@@ -44,17 +36,12 @@ def calculator(expression: str) -> str:
 
 
 def _value(node: ast.expr) -> Number:
-    match node:
-        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
-            return number
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_value(operand)
-        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-            return _value(operand)
-        case ast.BinOp(left=left, op=ast.Pow(), right=right):
-            return _power(_value(left), _value(right))
-        case ast.BinOp(left=left, op=operation, right=right) if type(operation) in _BINARY:
-            return _BINARY[type(operation)](_value(left), _value(right))
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        return node.value  # type: ignore[return-value]  # just checked
+    if isinstance(node, ast.BinOp) and (binary := _BINARY.get(type(node.op))) is not None:
+        return binary(_value(node.left), _value(node.right))
+    if isinstance(node, ast.UnaryOp) and (unary := _UNARY.get(type(node.op))) is not None:
+        return unary(_value(node.operand))
     raise ToolError(f"only arithmetic is allowed, not {ast.unparse(node)!r}")
 
 
@@ -65,3 +52,15 @@ def _power(base: Number, exponent: Number) -> Number:
     if isinstance(value, complex):
         raise ToolError(f"{base} ** {exponent} is not a real number")
     return value
+
+
+_BINARY: dict[type[ast.operator], Callable[[Number, Number], Number]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: _power,
+}
+_UNARY: dict[type[ast.unaryop], Callable[[Number], Number]] = {ast.USub: operator.neg, ast.UAdd: operator.pos}
