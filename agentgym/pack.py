@@ -38,17 +38,24 @@ class Packed:
 
 
 def pack(trees: Sequence[TurnTree], max_tokens: int) -> list[Packed]:
-    """Fill packs of at most ``max_tokens`` with whole trees, in order; a larger tree is a pack of its own."""
-    packs: list[list[TurnTree]] = []
+    """Fill packs of at most ``max_tokens``, in order. Only an episode that is longer by itself makes a larger pack.
+
+    A tree that does not fit is cut between its episodes. The turns that they share are context in each piece, but have their
+    streams in the first alone: however a forest is cut, the sums over its packs are the same.
+    """
+    packs: list[list[Turn]] = []
+    carriers: dict[Turn, int] = {}
     room = 0
-    for tree in trees:
-        size = sum(len(turn.ids) for turn in tree.turns)
+    for turns in (piece for tree in trees for piece in _pieces(tree, max_tokens)):
+        size = sum(len(turn.ids) for turn in turns)
         if not packs or size > room:
             packs.append([])
             room = max_tokens
-        packs[-1].append(tree)
+        packs[-1].extend(turns)
         room -= size
-    return [_pack(forest) for forest in packs]
+        for turn in turns:
+            carriers.setdefault(turn, len(packs) - 1)
+    return [_pack(turns, {turn for turn in turns if carriers[turn] == number}) for number, turns in enumerate(packs)]
 
 
 def visible(packed: Packed) -> Bools:
@@ -57,8 +64,32 @@ def visible(packed: Packed) -> Bools:
     return (place[None, :] <= place[:, None]) & (place[:, None] < packed.end[None, :])
 
 
-def _pack(trees: Sequence[TurnTree]) -> Packed:
-    turns = [turn for tree in trees for turn in _in_order(tree)]
+def _pieces(tree: TurnTree, max_tokens: int) -> list[list[Turn]]:
+    """Whole lines from a root to a tip, in depth-first order, as many to a piece as fit."""
+    pieces: list[dict[Turn, None]] = [{}]
+    room = max_tokens
+    for turn in _in_order(tree):
+        if any(not child.restarts for child in turn.children):
+            continue
+        line = _line(turn)
+        size = sum(len(node.ids) for node in line if node not in pieces[-1])
+        if pieces[-1] and size > room:
+            pieces.append({})
+            size, room = sum(len(node.ids) for node in line), max_tokens
+        pieces[-1].update(dict.fromkeys(line))
+        room -= size
+    return [list(piece) for piece in pieces]
+
+
+def _line(turn: Turn) -> list[Turn]:
+    """The turns of one context, from its root to ``turn``."""
+    line = [turn]
+    while not line[-1].restarts and line[-1].parent is not None:
+        line.append(line[-1].parent)
+    return line[::-1]
+
+
+def _pack(turns: Sequence[Turn], carried: set[Turn]) -> Packed:
     sizes = np.array([len(turn.ids) for turn in turns], dtype=np.int64)
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     total = int(starts[-1])
@@ -74,7 +105,7 @@ def _pack(trees: Sequence[TurnTree]) -> Packed:
             depth[first:last] = (depth[before] + 1 if before >= 0 else 0) + np.arange(last - first)
     until = starts[1:].copy()  # where the subtree of each turn ends
     for number in reversed(range(len(turns))):
-        below = [place[child] for child in turns[number].children if not child.restarts]
+        below = [place[child] for child in turns[number].children if not child.restarts and child in place]
         if below:
             until[number] = until[below[-1]]
         end[starts[number] : starts[number + 1]] = until[number]
@@ -88,7 +119,7 @@ def _pack(trees: Sequence[TurnTree]) -> Packed:
         logprobs=np.concatenate([_behaviour(turn) for turn in turns]),
         turn=np.repeat(np.arange(len(turns)), sizes),
         turns=turns,
-        streams={name: np.concatenate([_stream(turn, name) for turn in turns]) for name in names},
+        streams={name: np.concatenate([_stream(turn, name, turn in carried) for turn in turns]) for name in names},
     )
 
 
@@ -120,6 +151,6 @@ def _behaviour(turn: Turn) -> Floats:
     return logprobs
 
 
-def _stream(turn: Turn, name: str) -> Floats:
-    found = turn.streams.get(name)
+def _stream(turn: Turn, name: str, carried: bool) -> Floats:
+    found = turn.streams.get(name) if carried else None
     return np.zeros(len(turn.ids)) if found is None else np.asarray(found, dtype=np.float64)

@@ -32,21 +32,27 @@ forests = st.builds(
 
 
 @given(forests, st.integers(1, 60))
-def test_every_token_appears_once_and_trees_stay_whole_and_in_order(forest: list[TurnTree], max_tokens: int) -> None:
+def test_every_turn_stands_behind_its_context_and_carries_its_streams_once(forest: list[TurnTree], max_tokens: int) -> None:
+    for number, turn in enumerate(turn for tree in forest for turn in tree.turns):
+        turn.streams["mark"] = np.full(len(turn.ids), number + 1.0)
     packs = pack(forest, max_tokens)
-    turns = [turn for packed in packs for turn in packed.turns]
-    assert len(turns) == len(set(turns)) == sum(len(tree.turns) for tree in forest)
     for packed in packs:
-        for number, turn in enumerate(packed.turns):
-            assert packed.token[packed.turn == number].tolist() == turn.ids
-            assert packed.sampled[packed.turn == number].tolist() == turn.sampled
-            assert packed.logprobs[(packed.turn == number) & packed.sampled].tolist() == turn.logprobs
-    roots = [packed.turns.index(tree.root) for tree in forest for packed in packs if tree.root in packed.turns]
-    assert len(roots) == len(forest)
-    for packed in packs:
-        held = [tree for tree in forest if tree.root in packed.turns]
-        assert set(packed.turns) == {turn for tree in held for turn in tree.turns}
-        assert len(packed) <= max_tokens or len(held) == 1
+        assert len(packed.turns) == len(set(packed.turns))
+        tips = [turn for turn in packed.turns if not any(child in packed.turns for child in turn.children if not child.restarts)]
+        assert len(packed) <= max_tokens or len(tips) == 1
+        for place, turn in enumerate(packed.turns):
+            assert packed.token[packed.turn == place].tolist() == turn.ids
+            assert packed.sampled[packed.turn == place].tolist() == turn.sampled
+            assert packed.logprobs[(packed.turn == place) & packed.sampled].tolist() == turn.logprobs
+            assert set(_attended(turn)) <= set(packed.turns[: place + 1])
+    marks = [mark for packed in packs for mark in packed.streams["mark"] if mark]
+    assert sorted(marks) == [mark for tree in forest for turn in tree.turns for mark in turn.streams["mark"]]
+
+
+@given(forests)
+def test_in_one_pack_every_token_appears_once(forest: list[TurnTree]) -> None:
+    (packed,) = pack(forest, 10**6)
+    assert len(packed) == sum(len(turn.ids) for tree in forest for turn in tree.turns)
 
 
 @given(forests)
@@ -103,7 +109,7 @@ def _norms_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_gradient_of_a_packed_forest_is_that_of_its_paths(kind: str, seed: int) -> None:
     model, forest = random_model(kind, seed).double(), _credited(seed)
     expected = _gradient_by_paths(model, forest)
-    for max_tokens in (10**6, 40, 1):  # one pack, a few, one for each tree
+    for max_tokens in (10**6, 40, 20, 1):  # one pack, a few, trees cut in pieces, each episode alone
         assert _error(_packed_gradient(model, pack(forest, max_tokens)), expected) < 1e-12
 
 
