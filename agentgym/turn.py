@@ -110,7 +110,7 @@ def path(turn: Turn) -> list[Turn]:
 
 def begun(turn: Turn) -> list[Turn]:
     """The segments of an unfinished action that end in ``turn``, oldest first; none where the action is whole."""
-    return begun(turn.parent) + [turn] if turn.partial and turn.parent is not None else []
+    return [*begun(turn.parent), turn] if turn.partial and turn.parent is not None else []
 
 
 def context(turn: Turn, k: int) -> list[Turn]:

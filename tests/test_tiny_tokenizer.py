@@ -124,6 +124,6 @@ def test_a_saved_policy_is_a_megabyte_and_the_live_weights_stay_as_they_are(tmp_
 def test_a_new_model_depends_on_its_seed_alone() -> None:
     torch = pytest.importorskip("torch")
     one, two, other = (new_model(VOCABULARY + len(MARKERS), seed) for seed in (3, 3, 4))
-    assert sum(parameter.numel() for parameter in one.parameters()) == pytest.approx(0.47e6, rel=0.02)
+    assert sum(parameter.numel() for parameter in one.parameters()) == pytest.approx(0.5e6, rel=0.02)
     assert torch.equal(one.model.embed_tokens.weight, two.model.embed_tokens.weight)
     assert not torch.equal(one.model.embed_tokens.weight, other.model.embed_tokens.weight)

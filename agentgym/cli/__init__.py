@@ -57,6 +57,19 @@ def compare(run_a: Path, run_b: Path) -> None:
 
 
 @app.command()
+def reproduce(
+    card: Annotated[Optional[str], typer.Argument(help="A YAML file, or the name of a shipped card; see docs/laboratory.md.")] = None,  # noqa: UP045
+    seeds: Annotated[Optional[int], typer.Option(help="As it stands: what the card says.")] = None,  # noqa: UP045
+    out: Annotated[Path, typer.Option(help="The folder of results. What it holds is not played again.")] = Path("docs/reproduction"),
+    render: Annotated[bool, typer.Option(help="Write the document of all cards in it, beside the folder.")] = False,
+) -> None:
+    """Train a card's method and its baseline at an equal budget, and say whether its claims hold."""
+    from agentgym.cli.reproducing import run
+
+    run(card, seeds, out, render)
+
+
+@app.command()
 def check(env: Annotated[str, typer.Argument(help="A registered id, or module:Class.")]) -> None:
     """Check that an environment keeps the contract."""
     from agentgym.cli.checking import run
@@ -66,7 +79,7 @@ def check(env: Annotated[str, typer.Argument(help="A registered id, or module:Cl
 
 
 @app.command()
-def warmstart(out: Path = Path("runs/warmstart"), seed: Seed = 0, steps: int = 8000, mistakes: float = 0.3) -> None:
+def warmstart(out: Path = Path("runs/warmstart"), seed: Seed = 0, steps: int = 10000, mistakes: float = 0.3) -> None:
     """Make the tiny policy from nothing: its tokenizer, and cloning of a scripted expert that errs."""
     from agentgym.cli.warmstart import run
 

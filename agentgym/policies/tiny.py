@@ -6,6 +6,7 @@ import copy
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ class TinyTokenizer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._plain = lru_cache(4096)(self._encode_plain)  # siblings often read the same
         self.unk_token_id = None
         self.eos_token_id = MARKERS.index("<|im_end|>") + tokenizer.get_vocab_size(with_added_tokens=False)
 
@@ -86,10 +88,13 @@ class TinyTokenizer:
         self._tokenizer.encode_special_tokens = False
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
-    def encode_untrusted(self, text: str) -> list[int]:
+    def encode_untrusted(self, text: str) -> tuple[int, ...]:
         """Markers in the text become ordinary characters: what a tool says cannot end its own message."""
+        return self._plain(text)
+
+    def _encode_plain(self, text: str) -> tuple[int, ...]:
         self._tokenizer.encode_special_tokens = True
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
@@ -184,7 +189,10 @@ def one_thread() -> None:
 
 
 def new_model(vocabulary: int, seed: int) -> Qwen3ForCausalLM:
-    """A fresh Qwen3 of about 0.47 million parameters: two layers of width 128, four heads over two of keys and values."""
+    """A fresh Qwen3 of half a million parameters: two layers of width 128, eight heads.
+
+    Eight heads of 16, each with its own keys, learn to copy names several times sooner than four of 32.
+    """
     try:
         import torch
         from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -195,9 +203,9 @@ def new_model(vocabulary: int, seed: int) -> Qwen3ForCausalLM:
         vocab_size=-(-vocabulary // 8) * 8,
         hidden_size=128,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        head_dim=16,
         intermediate_size=384,
         max_position_embeddings=2048,
         tie_word_embeddings=True,

