@@ -76,11 +76,9 @@ def build(recipe: Recipe) -> Training:
     )
 
 
-def progress() -> Progress:
-    columns = ("step {task.completed}/{task.total}", "{task.fields[shown]}")
-    return Progress(
-        TextColumn(columns[0]), BarColumn(), TextColumn(columns[1]), TimeElapsedColumn(), TimeRemainingColumn(), console=console
-    )
+def progress(done: str = "step {task.completed}/{task.total}") -> Progress:
+    shown = TextColumn("{task.fields[shown]}")
+    return Progress(TextColumn(done), BarColumn(), shown, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
 
 
 def train_with_progress(

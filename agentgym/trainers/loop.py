@@ -69,7 +69,8 @@ async def train(
 ) -> None:
     """Train up to ``steps`` steps, from the store's newest checkpoint if it has one.
 
-    ``done`` hears the number of steps, the metrics and the trees after each one; what it returns is awaited if it can be.
+    ``done`` hears the number of steps, the metrics and the trees after each one; what it returns is awaited if it can be,
+    and True ends the training.
     """
     first = 0
     if store is not None and (found := store.resume()) is not None:
@@ -80,10 +81,12 @@ async def train(
         metrics, trees = await train_step(run, step, store)
         if store is not None:
             store.append("metrics", {"step": step + 1, **{k: v for k, v in metrics.items() if not k.startswith("seconds")}})
-            if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
-                store.checkpoint(step + 1, run.save)
-        if done is not None and hasattr(heard := done(step + 1, metrics, trees), "__await__"):
-            await heard
+        heard: Any = done(step + 1, metrics, trees) if done is not None else None
+        last = (await heard if hasattr(heard, "__await__") else heard) is True or step + 1 == steps
+        if store is not None and (last or (step + 1) % checkpoint_every == 0):
+            store.checkpoint(step + 1, run.save)
+        if last:
+            break
 
 
 async def train_step(run: Training, step: int, store: RunStore | None = None) -> tuple[Metrics, list[TurnTree]]:
@@ -114,7 +117,9 @@ async def train_step(run: Training, step: int, store: RunStore | None = None) ->
     leaves = [leaf for tree in forest for leaf in tree.leaves()]
     metrics["lost"] = sum(leaf.reward is None for leaf in leaves)
     metrics["episodes"] = len(leaves)
-    metrics["sampled_tokens"] = sum(sum(turn.sampled) for tree in forest for turn in tree.turns)
+    acted = [turn for tree in forest for turn in tree.turns if turn.author != "env"]
+    metrics["sampled_tokens"] = sum(sum(turn.sampled) for turn in acted)
+    metrics["rollout_turns"], metrics["environment_steps"] = sum(not t.partial for t in acted), sum(t.executed for t in acted)
     metrics["seconds_rollout"], metrics["seconds_learn"] = played - started, time.perf_counter() - played
     return metrics, forest
 

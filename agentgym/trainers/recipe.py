@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentgym.errors import AgentGymError
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Plugin(BaseModel):
@@ -69,20 +72,38 @@ class Recipe(BaseModel):
 
 
 def read_recipe(path: Path) -> Recipe:
+    return validated(Recipe, read_yaml(path, "recipe"), f"recipe {path}")
+
+
+def read_yaml(path: Path, kind: str) -> Any:
     try:
-        value = yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_text())
     except OSError as error:
-        raise AgentGymError(f"recipe {path} cannot be read: {error.strerror}") from error
+        raise AgentGymError(f"{kind} {path} cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:
-        raise AgentGymError(f"recipe {path} is not YAML: {error}") from error
+        raise AgentGymError(f"{kind} {path} is not YAML: {error}") from error
+
+
+def validated(model: type[Model], value: Any, what: str) -> Model:
+    """``value`` as ``model``. Raises `AgentGymError` with one sentence that names each wrong field of ``what``."""
     try:
-        return Recipe.model_validate(value)
+        return model.model_validate(value)
     except ValidationError as error:
-        reasons = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {_reason(e)}" for e in error.errors())
-        raise AgentGymError(f"recipe {path}: {reasons}") from None
+        reasons = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'all of it'}: {_reason(model, e)}" for e in error.errors())
+        raise AgentGymError(f"{what}: {reasons}") from None
 
 
-def _reason(problem: Any) -> str:
+def _reason(model: type[BaseModel], problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
-        return f"there is no such field; fields: {', '.join(Recipe.model_fields)}"
+        return f"there is no such field; fields: {', '.join(_fields(model, problem['loc'][:-1]))}"
+    if problem["type"] == "value_error":  # said by a validator of ours
+        return str(problem["ctx"]["error"])
     return f"{problem['msg']} (it is {problem['input']!r})" if problem["type"] != "missing" else "it is required"
+
+
+def _fields(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
+    """The names that the part at ``place`` of a model knows."""
+    for name in place:
+        inner = model.model_fields[name].annotation if isinstance(name, str) else model
+        model = next(kind for kind in (*get_args(inner), inner) if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return [field.alias or name for name, field in model.model_fields.items()]
