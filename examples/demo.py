@@ -20,8 +20,8 @@ from agentgym.report import Curve, Series, before_after
 from agentgym.statistics import Interval, compare
 from agentgym.store import RunStore
 from agentgym.task import Task
-from agentgym.trainers.loop import Training
 from agentgym.trainers.recipe import Environment, Recipe
+from agentgym.trainers.training import Training
 
 ENV = "agentgym/Search-v0"
 CURVE_TASKS = 64  # of the validation split, for the points of the learning curve

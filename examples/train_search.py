@@ -9,9 +9,10 @@ from agentgym.policies.sync import SharedWeights
 from agentgym.policies.transformers import TransformersPolicy
 from agentgym.trainers.credit.grpo import GRPO
 from agentgym.trainers.learner import TorchLearner, warm_up
-from agentgym.trainers.loop import Training, train
+from agentgym.trainers.loop import train
 from agentgym.trainers.objectives.clipped import ClippedSurrogate
 from agentgym.trainers.sources.uniform import Uniform
+from agentgym.trainers.training import Training
 
 model, chat = tiny.load()
 policy = TransformersPolicy(model, chat)

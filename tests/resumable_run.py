@@ -13,9 +13,10 @@ from agentgym.policies.transformers import TransformersPolicy
 from agentgym.store import RunStore
 from agentgym.trainers.credit.grpo import GRPO
 from agentgym.trainers.learner import TorchLearner
-from agentgym.trainers.loop import Training, train
+from agentgym.trainers.loop import train
 from agentgym.trainers.objectives.clipped import ClippedSurrogate
 from agentgym.trainers.sources.uniform import Uniform
+from agentgym.trainers.training import Training
 
 
 class Letters(AgentEnv):

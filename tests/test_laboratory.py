@@ -29,8 +29,9 @@ from agentgym.trainers.laboratory.results import Result, Results, figures, over_
 from agentgym.trainers.laboratory.run import reproduce
 from agentgym.trainers.laboratory.verdict import judge, seeds_to_decide
 from agentgym.trainers.learner import TorchLearner
-from agentgym.trainers.loop import Training, train
+from agentgym.trainers.loop import train
 from agentgym.trainers.recipe import Recipe
+from agentgym.trainers.training import Training
 
 GROUPS = "agentgym.expand:Groups"
 CARD = {

@@ -20,8 +20,8 @@ from agentgym.store import RunStore
 from agentgym.turn import TurnTree
 
 if TYPE_CHECKING:
-    from agentgym.trainers.loop import Training
     from agentgym.trainers.recipe import Recipe
+    from agentgym.trainers.training import Training
 
 
 def run(path: Path, out: Path, resume: bool) -> None:
@@ -48,7 +48,7 @@ def build(recipe: Recipe) -> Training:
     from agentgym.policies.sync import SharedWeights
     from agentgym.policies.transformers import TransformersPolicy
     from agentgym.trainers.learner import TorchLearner, warm_up
-    from agentgym.trainers.loop import Training
+    from agentgym.trainers.training import Training
 
     make_env = partial(make, recipe.env.id, **recipe.env.arguments)
     env = make_env()

@@ -3,63 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
-from agentgym.chat import Chat
-from agentgym.env import AgentEnv
-from agentgym.expand import Expander
 from agentgym.pack import pack
-from agentgym.policy import Actor
-from agentgym.rollout import Limits, Rollout
+from agentgym.rollout import Rollout
 from agentgym.seeds import Lineage
 from agentgym.store import RunStore, log_advantages
-from agentgym.trainers.divisors import Divisor, token_mean
-from agentgym.trainers.schedules.synchronous import Synchronous
-from agentgym.trainers.seams import Credit, Learner, Metrics, Objective, Schedule, Source, Sync
+from agentgym.trainers.seams import Metrics
+from agentgym.trainers.training import Training
 from agentgym.turn import TurnTree
-
-
-@dataclass
-class Training:
-    """Plain objects on the seams. ``batch`` trees for each step, learnt in ``updates`` optimiser steps."""
-
-    make_env: Callable[[], AgentEnv]
-    actor: Actor
-    chat: Chat
-    source: Source
-    expander: Expander
-    credit: Credit
-    objective: Objective
-    learner: Learner
-    sync: Sync
-    schedule: Schedule = field(default_factory=Synchronous)
-    divisor: Divisor = token_mean
-    limits: Limits = field(default_factory=Limits)
-    batch: int = 8
-    updates: int = 2
-    max_tokens: int = 1536  # of one pack
-    seed: int = 0
-    models: Mapping[str, Any] = field(default_factory=dict)
-
-    def plugins(self) -> dict[str, Any]:
-        return {"source": self.source, "expander": self.expander, "credit": self.credit, "schedule": self.schedule}
-
-    def save(self, folder: Path) -> None:
-        states = {name: plugin.state_dict() for name, plugin in self.plugins().items()}
-        torch.save({**states, "learner": self.learner.state_dict(), "random": torch.get_rng_state()}, folder / "state.pt")
-
-    def load(self, folder: Path) -> None:
-        state = torch.load(folder / "state.pt", weights_only=True)
-        for name, plugin in self.plugins().items():
-            plugin.load_state_dict(state[name])
-        self.learner.load_state_dict(state["learner"])
-        torch.set_rng_state(state["random"])
-
 
 Done = Callable[[int, Metrics, Sequence[TurnTree]], Any]
 

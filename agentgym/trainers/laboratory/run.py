@@ -18,9 +18,10 @@ from agentgym.seeds import Lineage
 from agentgym.task import Task
 from agentgym.trainers.laboratory.card import ARMS, ArmName, Budget, Card
 from agentgym.trainers.laboratory.results import Result, Results, Values, mean
-from agentgym.trainers.loop import Training, train
+from agentgym.trainers.loop import train
 from agentgym.trainers.recipe import Recipe
 from agentgym.trainers.seams import Metrics
+from agentgym.trainers.training import Training
 from agentgym.turn import TurnTree, total_reward
 
 Build = Callable[[Recipe], Training]
