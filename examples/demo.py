@@ -28,7 +28,7 @@ CURVE_TASKS = 64  # of the validation split, for the points of the learning curv
 CURVE_EVERY = 15  # steps
 
 
-def demo(seed: int = 0, out: Path = Path("runs/demo"), steps: int = 180, tasks: int = 384) -> None:
+def demo(seed: int = 0, out: Path = Path("runs/demo"), steps: int = 150, tasks: int = 384) -> None:
     started = time.perf_counter()
     if (out / "run.json").exists():
         shutil.rmtree(out)  # a demo's own former run

@@ -16,7 +16,6 @@ from agentgym.store import RunStore
 from agentgym.turn import begun, context_ids, path, total_reward
 
 
-
 class Writes:
     """Samples the tokens of given actions, one action for each whole turn, as many at a time as it may."""
 
