@@ -27,6 +27,7 @@ from agentgym.trainers.objectives.cross_entropy import CrossEntropy
 from agentgym.turn import Turn, TurnTree, path
 
 VOCABULARY = 512
+BUDGETS = (512, 768, 1024)  # tokens of a pack; a larger tree is cut between its episodes
 PROMPT, ACTION, OBSERVATION = 120, 24, 40  # tokens, about those of the search environment
 
 
@@ -87,7 +88,8 @@ def measure(name: str, branches: int, depth: int, fork_every: int, repeats: int)
     alone = paths_alone(tree)
     learner = TorchLearner(new_model(VOCABULARY, seed=0), 1e-3)
     forms: dict[str, tuple[int, Callable[[], torch.Tensor]]] = {
-        "packed": (_tokens([tree]), lambda: gradient(learner, pack([tree], 2048))),
+        "packed": (_tokens([tree]), lambda: gradient(learner, pack([tree], 10**6))),
+        **{f"in packs of {most}": _in_packs(learner, tree, most) for most in BUDGETS},
         "paths": (_tokens(alone), lambda: gradient(learner, pack(alone, 1))),
         "padded": (len(alone) * max(_tokens([one]) for one in alone), lambda: padded_gradient(learner, alone)),
     }
@@ -111,11 +113,16 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"benchmark": "packing", "model": "tiny Qwen3, 0.47M", "threads": 1, "rows": rows}))
         return
-    print(f"{'tree':26} {'form':8} {'tokens':>7} {'seconds':>8} {'times packed':>13} {'gradient differs':>17}")
+    print(f"{'tree':26} {'form':16} {'tokens':>7} {'seconds':>8} {'times packed':>13} {'gradient differs':>17}")
     for row in rows:
         base = next(r for r in rows if r["tree"] == row["tree"])
         times = row["seconds"] / base["seconds"]
-        print(f"{row['tree']:26} {row['form']:8} {row['tokens']:7} {row['seconds']:8.3f} {times:13.2f} {row['relative_difference']:17.1e}")
+        print(f"{row['tree']:26} {row['form']:16} {row['tokens']:7} {row['seconds']:8.3f} {times:13.2f} {row['relative_difference']:17.1e}")
+
+
+def _in_packs(learner: TorchLearner, tree: TurnTree, most: int) -> tuple[int, Callable[[], torch.Tensor]]:
+    packs = pack([tree], most)
+    return sum(map(len, packs)), lambda: gradient(learner, pack([tree], most))
 
 
 def _turn(rng: random.Random, parent: Turn | None, sampled: int, said: int) -> Turn:

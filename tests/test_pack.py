@@ -13,9 +13,9 @@ from forests import add_turn, random_model, random_tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import agentgym.trainers.learner
 from agentgym.pack import Packed, pack, visible
 from agentgym.task import Task
+from agentgym.trainers import attention
 from agentgym.trainers.learner import TorchLearner
 from agentgym.trainers.objectives.clipped import ClippedSurrogate
 from agentgym.turn import Turn, TurnTree, context_ids, path
@@ -89,6 +89,16 @@ def test_streams_follow_their_tokens_and_are_zero_where_a_turn_has_none() -> Non
     assert packed.streams["weight"].tolist() == [0, 0, 0, 1, 0]
 
 
+@given(forests, st.integers(1, 60))
+def test_a_line_sees_what_its_last_token_sees(forest: list[TurnTree], max_tokens: int) -> None:
+    for packed in pack(forest, max_tokens):
+        found = np.zeros((len(packed), len(packed)), dtype=bool)
+        for line in attention.lines(packed, torch.device("cpu")):
+            keys = [*line.above.tolist(), *range(line.first, line.last)]
+            found[np.ix_(range(line.first, line.last), keys)] = line.mask.numpy()
+        assert (found == visible(packed)).all()
+
+
 # The gradient
 
 
@@ -136,9 +146,12 @@ def test_each_known_mistake_is_seen(kind: str, monkeypatch: pytest.MonkeyPatch) 
         "place in the pack as position": replace(packed, depth=place),
         "labels shifted by one": replace(packed, parent=place - 1),
     }
+    sight = attention.lines(packed, torch.device("cpu"))
+    monkeypatch.setattr(attention, "lines", lambda packed, device: sight)  # each mistake alone
     for name, mistaken in mistakes.items():
         assert _error(_packed_gradient(model, [mistaken]), expected) > 1e-6, name
-    monkeypatch.setattr(agentgym.trainers.learner, "visible", lambda packed: np.tri(len(packed), dtype=bool))
+    causal = attention.Line(0, len(packed), torch.empty(0, dtype=torch.long), torch.from_numpy(np.tri(len(packed), dtype=bool)))
+    monkeypatch.setattr(attention, "lines", lambda packed, device: [causal])
     assert _error(_packed_gradient(model, [packed]), expected) > 1e-6, "plain causal mask"
 
 

@@ -72,6 +72,7 @@ def build(recipe: Recipe) -> Training:
         limits=Limits(**recipe.limits.model_dump()),
         batch=recipe.batch,
         updates=recipe.updates,
+        max_tokens=recipe.max_tokens,
         seed=recipe.seed,
     )
 

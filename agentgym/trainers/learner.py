@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from agentgym.errors import AgentGymError, MissingExtra
-from agentgym.pack import Packed, visible
+from agentgym.pack import Packed
+from agentgym.trainers.attention import by_lines
 from agentgym.trainers.seams import Metrics, Objective, State
 
 LearningRate = Callable[[int], float]
@@ -131,21 +132,19 @@ class PackedHeads:
 
     def __init__(self, model: Any, packed: Packed, wanted: np.ndarray[Any, Any]) -> None:
         device = next(model.parameters()).device
-        dtype = next(model.parameters()).dtype
-        mask = torch.zeros(1, 1, len(packed), len(packed), dtype=dtype, device=device)
-        mask.masked_fill_(~torch.from_numpy(visible(packed)).to(device), torch.finfo(dtype).min)
         self._tokens = torch.from_numpy(np.flatnonzero(wanted & (packed.parent >= 0))).to(device)
         self._targets = torch.from_numpy(packed.token).to(device)[self._tokens]
         self._size = len(packed)
         parents = torch.from_numpy(packed.parent).to(device)[self._tokens]
         places, rows = torch.unique(parents, return_inverse=True)
-        out = model(
-            input_ids=torch.from_numpy(packed.token).to(device)[None],
-            attention_mask=mask,
-            position_ids=torch.from_numpy(packed.depth).to(device)[None],
-            use_cache=False,
-            logits_to_keep=places,
-        )
+        with by_lines(model, packed) as attention:
+            out = model(
+                input_ids=torch.from_numpy(packed.token).to(device)[None],
+                position_ids=torch.from_numpy(packed.depth).to(device)[None],
+                use_cache=False,
+                logits_to_keep=places,
+                **attention,
+            )
         logits = out.logits[0]
         self._log_softmax: Tensor = (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
         self._rows = rows

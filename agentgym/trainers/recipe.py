@@ -67,6 +67,7 @@ class Recipe(BaseModel):
     learning_rate: float = Field(default=4e-4, gt=0)
     batch: int = Field(default=8, ge=1)
     updates: int = Field(default=2, ge=1)
+    max_tokens: int = Field(default=4096, ge=1)
     seed: int = 0
     checkpoint_every: int = Field(default=5, ge=1)
 

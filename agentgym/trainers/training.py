@@ -37,7 +37,7 @@ class Training:
     limits: Limits = field(default_factory=Limits)
     batch: int = 8
     updates: int = 2
-    max_tokens: int = 1536  # of one pack
+    max_tokens: int = 4096  # of one pack
     seed: int = 0
     models: Mapping[str, Any] = field(default_factory=dict)
 
