@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
 import gymnasium
 import numpy as np
 
-from agentgym.action import EXAMPLE, Action, Call, parse_action
+from agentgym.action import EXAMPLE, Action, Call, format_action, parse_action
 from agentgym.errors import AgentGymError, SnapshotMismatch, ToolError
 from agentgym.outcome import Outcome
 from agentgym.seeds import Lineage
-from agentgym.snapshot import Kind, Snapshot, state_digest
+from agentgym.snapshot import Effect, Kind, Snapshot, culprit, effects, excerpt, state_digest
 from agentgym.task import Task
 from agentgym.tool import Tool, is_tool, to_text
 
@@ -47,7 +47,8 @@ class AgentEnv(gymnasium.Env[str, str]):
 
     All that changes during an episode lives in ``self.state``; everything else is shared by all episodes and stays as it
     is. With ``snapshots = "value"`` the state is immutable (a frozen dataclass, a tuple) and a fork costs microseconds;
-    with ``"copy"`` it is deep-copied.
+    with ``"copy"`` it is deep-copied. With ``"log"`` it may be anything, such as a connection: a fork calls ``begin`` and
+    replays the calls of the tools that are not declared ``@tool(effect="read")``, or all actions where ``act`` is overridden.
 
     ``reset(options=...)`` takes ``task`` (a `Task` or its id), ``split``, and ``lineage`` (a `Lineage` for all draws).
     An observation is the text that the last turn adds. ``info["messages"]`` holds the same as chat messages (at reset:
@@ -74,6 +75,8 @@ class AgentEnv(gymnasium.Env[str, str]):
         self.lineage = Lineage.of(0)
         self.turn = self.calls = self._calls_before = 0
         self.ended: str | None = "before the first reset"
+        self._log: Effect | None = None
+        self._own_act = type(self).act is not AgentEnv.act
         self._episode = 0
         self._root: int | None = None
 
@@ -128,6 +131,7 @@ class AgentEnv(gymnasium.Env[str, str]):
         self.lineage = lineage
         self.task = self._choose_task(options.get("task"), options.get("split", self.splits[0]))
         self.turn = self.calls = self._calls_before = 0
+        self._log = None
         self.ended = "an error in begin()"  # stays if begin raises
         self.begin(self.task)
         self.ended = None
@@ -138,7 +142,9 @@ class AgentEnv(gymnasium.Env[str, str]):
             raise AgentGymError(f"step() after the end ({self.ended}): call reset() first")
         self.ended = "an error in step()"  # stays if something below raises
         self._calls_before = self.calls
-        reply = self.act(parse_action(action))
+        parsed = parse_action(action)
+        reply = self.act(parsed)
+        self._note(parsed, self._calls_before, reply)
         self.turn += 1
         spent = self.turn >= self.max_turns or (self.max_calls is not None and self.calls >= self.max_calls)
         truncated = spent and not reply.ends
@@ -157,12 +163,31 @@ class AgentEnv(gymnasium.Env[str, str]):
 
     def snapshot(self) -> Snapshot:
         """The present state, to ``restore`` here or in another environment of this class, any number of times."""
-        state = self._own_state(self.state)
-        digest = state_digest(self.task.id, self.turn, self.calls, self.ended, state)
+        log = (self._log, self.key()) if self.snapshots == "log" else None
+        try:
+            state = log or self._own_state(self.state)
+            digest = state_digest(self.task.id, self.turn, self.calls, self.ended, state)
+        except NotImplementedError:
+            raise
+        except Exception as error:
+            part = culprit(self.state, "state", lambda part: state_digest(self._own_state(part)))
+            raise AgentGymError(
+                f"{type(self).__name__} cannot be forked: {part} cannot be saved ({error}). Declare snapshots = 'log', which "
+                "replays what was done, or write snapshot() and restore()"
+            ) from error
         return Snapshot(self.snapshots, self.task, self.lineage, self.turn, self.calls, self.ended, state, digest)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Continue from a snapshot. Raises `SnapshotMismatch` if the state is no longer the one that was saved."""
+        """Continue from a snapshot. Raises `SnapshotMismatch` if the state is not the one that was saved."""
+        if snapshot.kind == "log":
+            for asked, expected, got in self._replay(snapshot):
+                if got != expected:
+                    raise SnapshotMismatch(
+                        f"{type(self).__name__}, task {snapshot.task.id}: replayed, {asked} gives {excerpt(got, expected)}, "
+                        f"expected {excerpt(expected, got)}. begin() must make all anew, random draws come from self.rng(name), "
+                        "and a tool that changes something must not be declared to read"
+                    )
+            return
         state = self._own_state(snapshot.state)
         digest = state_digest(snapshot.task.id, snapshot.turn, snapshot.calls, snapshot.ended, state)
         if digest != snapshot.digest:
@@ -194,6 +219,31 @@ class AgentEnv(gymnasium.Env[str, str]):
             return copy.deepcopy(state)
         raise NotImplementedError(f"{type(self).__name__}: a {self.snapshots!r} snapshot needs its own snapshot() and restore()")
 
+    def _note(self, done: Action | Call, calls: int, reply: Reply) -> None:
+        """Add to the effect log what may have changed something: a call of a tool that writes, or an action of one's own ``act``."""
+        if self.snapshots != "log" or isinstance(done, Action) is not self._own_act:
+            return
+        if isinstance(done, Action) or ((tool := self._tool_by_name.get(done.name)) is not None and tool.effect == "write"):
+            action = done.text if isinstance(done, Action) else format_action(done)
+            effect = (self.turn, self._calls_before, calls, action, _answer(reply))
+            self._log = Effect(self._log, *effect, state_digest(self._log, *effect))
+
+    def _replay(self, snapshot: Snapshot) -> Iterator[tuple[str, str, str]]:
+        """Begin anew and do again what was done. Yields what was asked, the answer expected and the answer got."""
+        log, key = snapshot.state
+        self.reset(options={"task": snapshot.task, "lineage": snapshot.lineage})
+        self._episode -= 1  # it was no new episode
+        self.ended = "an error in restore()"  # stays if something below raises
+        for effect in effects(log):
+            self.turn, self._calls_before, self.calls = effect.turn, effect.calls_before, effect.calls
+            action = parse_action(effect.action)
+            reply = self.act(action) if self._own_act else self._run_call(action.calls[0])
+            yield f"turn {effect.turn + 1}, {effect.action!r}", effect.answer, _answer(reply)
+        self._log, self.turn, self.calls = log, snapshot.turn, snapshot.calls
+        yield f"key() after turn {self.turn}", str(key), str(found := self.key())
+        yield "digest", snapshot.digest, state_digest(self.task.id, self.turn, self.calls, snapshot.ended, (log, found))
+        self.ended = snapshot.ended
+
     def _choose_task(self, wanted: Task | str | None, split: str) -> Task:
         if isinstance(wanted, Task):
             return wanted
@@ -211,7 +261,9 @@ class AgentEnv(gymnasium.Env[str, str]):
         messages: list[dict[str, Any]] = []
         reward, ends, outcome = 0.0, False, Outcome.OK
         for call in calls:
+            before = self.calls
             reply = self._run_call(call)
+            self._note(call, before, reply)
             messages.append({"role": "tool", "name": call.name, "content": reply.text})
             reward, ends = reward + reply.reward, reply.ends
             outcome = reply.outcome if outcome is Outcome.OK else outcome
@@ -237,6 +289,11 @@ class AgentEnv(gymnasium.Env[str, str]):
         if isinstance(result, Reply):
             return result
         return Reply(to_text(result), ends=tool.ends)
+
+
+def _answer(reply: Reply) -> str:
+    """All that a reply says, as JSON."""
+    return to_text([reply.text, reply.reward, reply.ends, reply.outcome, reply.messages])
 
 
 def _tool_names(cls: type) -> list[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints, overload
 
 import orjson
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Effect = Literal["read", "write"]
 _NAME = re.compile(r"^[a-zA-Z0-9_-]{1,64}$")
 _MARK = "__agentgym_tool__"
 
@@ -24,12 +25,18 @@ _MARK = "__agentgym_tool__"
 @overload
 def tool(function: Function, /) -> Function: ...
 @overload
-def tool(*, ends: bool = False) -> Callable[[Function], Function]: ...
-def tool(function: Function | None = None, /, *, ends: bool = False) -> Any:
-    """Mark a typed function or method as a tool. ``ends``: the episode terminates after a successful call."""
+def tool(*, ends: bool = False, effect: Effect = "write") -> Callable[[Function], Function]: ...
+def tool(function: Function | None = None, /, *, ends: bool = False, effect: Effect = "write") -> Any:
+    """Mark a typed function or method as a tool. ``ends``: the episode terminates after a successful call.
+
+    ``effect``: a call of a tool that is declared ``"read"`` is left out of replays (`agentgym.snapshot`). What is not
+    declared counts as ``"write"``: a needless replay costs time, while one left out in error would lose state.
+    """
+    if effect not in get_args(Effect):
+        raise AgentGymError(f"a tool's effect is 'read' or 'write', not {effect!r}")
 
     def mark(function: Function) -> Function:
-        setattr(function, _MARK, {"ends": ends})
+        setattr(function, _MARK, {"ends": ends, "effect": effect})
         return function
 
     return mark if function is None else mark(function)
@@ -48,7 +55,9 @@ class Tool:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self.name: str = getattr(function, "__name__", "")
-        self.ends: bool = getattr(function, _MARK, {}).get("ends", False)
+        declared = getattr(function, _MARK, {})
+        self.ends: bool = declared.get("ends", False)
+        self.effect: Effect = declared.get("effect", "write")
         if not _NAME.match(self.name):
             raise AgentGymError(f"tool name {self.name!r} must match {_NAME.pattern}: name the function so")
 
@@ -73,7 +82,8 @@ class Tool:
     @property
     def mcp(self) -> dict[str, Any]:
         """The tool in the form of the Model Context Protocol."""
-        return {"name": self.name, "description": self.description, "inputSchema": self.parameters}
+        form: dict[str, Any] = {"name": self.name, "description": self.description, "inputSchema": self.parameters}
+        return form | {"annotations": {"readOnlyHint": True}} if self.effect == "read" else form
 
     def read_arguments(self, arguments: dict[str, Any]) -> dict[str, Any] | str:
         """The arguments in their Python types, or one sentence about what is wrong with them."""
@@ -95,7 +105,13 @@ def to_text(result: object) -> str:
     """What the policy reads of a tool's result: text as it is, anything else as JSON."""
     if isinstance(result, str):
         return result
-    return orjson.dumps(result, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    return orjson.dumps(result, default=_json, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _json(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray) else str(value)
 
 
 def schema_of(function: Callable[..., Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sqlite3
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -110,6 +111,57 @@ class GoodCopy(AgentEnv):
 
     def gold(self, task: Task) -> list[str]:
         return [call("save", coins=task.answer["coins"]), "stop"]
+
+
+class GoodLog(AgentEnv):
+    """A live database, which cannot be copied: what wrote into it is replayed."""
+
+    max_turns = 6
+    max_calls = 9
+    snapshots = "log"
+
+    def tasks(self, split: str) -> Sequence[Task]:
+        return [Task(f"b{n}", f"Borrow {n} books, then hand in.", answer=n) for n in (1, 2)]
+
+    def begin(self, task: Task) -> None:
+        self.close()
+        self.state = sqlite3.connect(":memory:", check_same_thread=False)
+        self.state.execute("create table loans (title text, shelf integer)")
+
+    @tool
+    def borrow(self, title: str) -> str:
+        """Borrow a book."""
+        shelf = self.rng("shelf").randint(1, 99)
+        self.state.execute("insert into loans values (?, ?)", (title, shelf))
+        return f"Borrowed from shelf {shelf}."
+
+    def rows(self) -> list[list[Any]]:
+        return [list(row) for row in self.state.execute("select title, shelf from loans order by rowid")]
+
+    @tool(effect="read")
+    def loans(self) -> list[list[Any]]:
+        """List what is borrowed."""
+        return self.rows()
+
+    @tool(effect="read")
+    def count(self) -> int:
+        """Count what is borrowed."""
+        return len(self.rows())
+
+    @tool(ends=True)
+    def hand_in(self) -> str:
+        """End."""
+        return "Closed."
+
+    def score(self) -> float:
+        return float(len(self.rows()) == self.task.answer)
+
+    def gold(self, task: Task) -> list[str]:
+        return [*[call("borrow", title="Ulysses")] * task.answer, call("hand_in")]
+
+    def close(self) -> None:
+        if self.state is not None:
+            self.state.close()
 
 
 class SeedSwallowed(Good):
@@ -347,6 +399,48 @@ class ForkForgetsTurn(Good):
         self.turn = 0
 
 
+class LogReadsThatWrite(GoodLog):
+    """Counting is declared to read, and tidies up."""
+
+    @tool(effect="read")
+    def count(self) -> int:
+        """Count what is borrowed, and return the oldest."""
+        self.state.execute("delete from loans where rowid = (select min(rowid) from loans)")
+        return len(self.rows())
+
+
+class LogNumbersOn(GoodLog):
+    """Loans are numbered from one beginning to the next."""
+
+    loans_made = 0
+
+    @tool
+    def borrow(self, title: str) -> str:
+        """Borrow a book."""
+        self.loans_made += 1
+        return f"Loan {self.loans_made}. {super().borrow(title)}"
+
+
+class LogSharesServer(GoodLog):
+    """All instances talk to one database."""
+
+    server: ClassVar[sqlite3.Connection] = sqlite3.connect(":memory:", check_same_thread=False)
+
+    def begin(self, task: Task) -> None:
+        self.state = self.server
+        self.state.execute("drop table if exists loans")
+        self.state.execute("create table loans (title text, shelf integer)")
+
+    def close(self) -> None:
+        pass
+
+
+class CopyCannot(GoodLog):
+    """A live database said to be copied."""
+
+    snapshots = "copy"
+
+
 class SchemaByHand(Good):
     def __init__(self) -> None:
         super().__init__()
@@ -540,6 +634,10 @@ CAUGHT: list[tuple[type[AgentEnv], str, str]] = [
     (ForkForgets, "fork", "has another future"),
     (ForkOwnGenerator, "fork", "has another future"),
     (ForkForgetsTurn, "fork", "has another future"),
+    (LogReadsThatWrite, "fork", "count changes something, though it is declared to read"),
+    (LogNumbersOn, "fork", "begin() must make all anew"),
+    (LogSharesServer, "fork", "changed its parent"),
+    (CopyCannot, "fork", "state: sqlite3.Connection cannot be saved"),
     (SchemaByHand, "schema", "differs from its function (room: string)"),
     (SchemaOfType, "schema", "differs from its function (sides?: integer)"),
     (SchemaToldOtherwise, "schema", "info['tools'] at reset differs"),
@@ -567,4 +665,4 @@ CAUGHT: list[tuple[type[AgentEnv], str, str]] = [
     (OutOfObservationSpace, "gymnasium", "check_env"),
 ]
 
-__all__ = ["CAUGHT", "Call", "Good", "GoodCopy"]
+__all__ = ["CAUGHT", "Call", "Good", "GoodCopy", "GoodLog"]

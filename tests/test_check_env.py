@@ -14,7 +14,7 @@ import broken_envs
 import gymnasium
 import numpy as np
 import pytest
-from broken_envs import CAUGHT, Good, GoodCopy
+from broken_envs import CAUGHT, Good, GoodCopy, GoodLog
 
 from agentgym import AgentEnv, AgentGymError, check_env, register
 from agentgym.envs.check import CHECKS, repetition
@@ -27,7 +27,7 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repetition, "HASH_SEEDS", ())
 
 
-@pytest.mark.parametrize("env", [Good, GoodCopy])
+@pytest.mark.parametrize("env", [Good, GoodCopy, GoodLog])
 def test_a_good_environment_passes_every_check(env: type[AgentEnv]) -> None:
     report = check_env(env)
     assert (report.problems, report.skipped) == ([], [])

@@ -13,11 +13,13 @@ import numpy as np
 from agentgym.env import AgentEnv
 from agentgym.envs.check.play import NotCheckedError, Script, Subject, Transcript, difference, opening, play, steps, take
 from agentgym.envs.check.process import replay
+from agentgym.errors import SnapshotMismatch
 from agentgym.seeds import Lineage
 from agentgym.snapshot import Snapshot
 
 HASH_SEEDS = (1, 2, 3, 4)
 SEEDS = 16
+REPLAYED = "begin() must make all anew for this instance, and each tool that changes something must be declared to write"
 
 
 def neighbour(subject: Subject) -> Iterator[str]:
@@ -186,7 +188,7 @@ def leak(subject: Subject) -> Iterator[str]:
 
 def fork(subject: Subject) -> Iterator[str]:
     """A restored snapshot has the same future as its parent, and playing it changes nothing for the parent."""
-    for kind in (_parents_changed, _other_futures):
+    for kind in (_undeclared_effects, _parents_changed, _other_futures):
         yield from islice(chain.from_iterable(kind(subject, script) for script in subject.scripts), 1)
 
 
@@ -206,7 +208,7 @@ def _other_futures(subject: Subject, script: Script) -> Iterator[str]:
                 if changed := difference(future, steps(env, script.actions[turn:]), turn + 1):
                     yield (
                         f"{script}: a fork of turn {turn}, restored in {place}, has another future ({changed}). "
-                        "Keep all that an episode needs in self.state, immutable or copied"
+                        + (REPLAYED if env.snapshots == "log" else "Keep all that an episode needs in self.state, immutable or copied")
                     )
 
 
@@ -239,9 +241,39 @@ def _parents_changed(subject: Subject, script: Script) -> Iterator[str]:
             future = steps(parent, script.actions[turn:])
             if changed := difference(alone[turn + 1 :], future, turn + 1):
                 yield (
-                    f"{script}: playing a fork of turn {turn} changed its parent ({changed}). They "
-                    "share something mutable: make the state immutable, or use snapshots = 'copy'"
+                    f"{script}: playing a fork of turn {turn} changed its parent ({changed}). They share something mutable: "
+                    + (REPLAYED if parent.snapshots == "log" else "make the state immutable, or use snapshots = 'copy'")
                 )
+
+
+def _undeclared_effects(subject: Subject, script: Script) -> Iterator[str]:
+    """The replay of an effect log leaves out the tools that are declared to read: no future may miss them."""
+    with subject.new() as env:
+        reads = [tool.name for tool in env.tools if tool.effect == "read"] if env.snapshots == "log" else []
+    for turn in _turns(subject, len(subject.alone(script)) - 1) if reads else ():
+        changed = _fork_differs(subject, script, turn, left_out=reads)
+        if changed is None or _fork_differs(subject, script, turn, left_out=()):
+            continue  # nothing is wrong, or something else
+        guilty = [name for name in reads if _fork_differs(subject, script, turn, left_out=[name])] or reads
+        yield (
+            f"{script}: {', '.join(guilty)} changes something, though it is declared to read: a fork of turn {turn}, which "
+            f"does not replay it, goes otherwise ({changed}). Declare @tool(effect='write')"
+        )
+
+
+def _fork_differs(subject: Subject, script: Script, turn: int, left_out: Sequence[str]) -> str | None:
+    """How the future of a fork differs, when its replay leaves out the named tools and no others."""
+    with subject.new() as parent, subject.new() as child:
+        for env in (parent, child):
+            for tool in env.tools:
+                tool.effect = "read" if tool.name in left_out else "write"
+        script.reset(parent)
+        steps(parent, script.actions[:turn])
+        try:
+            child.restore(_snapshot(parent))
+        except SnapshotMismatch as mismatch:
+            return str(mismatch)
+        return difference(subject.alone(script)[turn + 1 :], steps(child, script.actions[turn:]), turn + 1)
 
 
 def _turns(subject: Subject, count: int) -> range:
