@@ -37,10 +37,11 @@ class Action:
 def parse_action(text: str) -> Action:
     """Read the canonical text. Never raises: what is malformed is named in ``problem``."""
     thought, rest = "", text
-    if (match := _THOUGHT.match(text)) is not None:
-        thought, rest = match.group(1).strip(), text[match.end() :]
-    elif text.lstrip().startswith("<think>"):
-        return Action(text, text.strip()[len("<think>") :], "", (), "The thought is not closed: </think> is missing.")
+    if "<think>" in text:
+        if (match := _THOUGHT.match(text)) is not None:
+            thought, rest = match.group(1).strip(), text[match.end() :]
+        elif text.lstrip().startswith("<think>"):
+            return Action(text, text.strip()[len("<think>") :], "", (), "The thought is not closed: </think> is missing.")
     calls: list[Call] = []
     words: list[str] = []
     problem = None

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, SupportsFloat
 
 import gymnasium
@@ -70,8 +71,6 @@ class AgentEnv(gymnasium.Env[str, str]):
         methods = [getattr(self, name) for name in _tool_names(type(self))]
         self.tools: list[Tool] = [Tool(function) for function in (*methods, *tools)]
         self._tool_by_name = {tool.name: tool for tool in self.tools}
-        self.observation_space = AnyText(2**20, min_length=0)
-        self.action_space = AnyText(2**16, min_length=0)
         self.lineage = Lineage.of(0)
         self.turn = self.calls = self._calls_before = 0
         self.ended: str | None = "before the first reset"
@@ -79,6 +78,14 @@ class AgentEnv(gymnasium.Env[str, str]):
         self._own_act = type(self).act is not AgentEnv.act
         self._episode = 0
         self._root: int | None = None
+
+    @cached_property  # made when asked for: rollouts never ask
+    def observation_space(self) -> AnyText:  # type: ignore[override]
+        return AnyText(2**20, min_length=0)
+
+    @cached_property
+    def action_space(self) -> AnyText:  # type: ignore[override]
+        return AnyText(2**16, min_length=0)
 
     # What an author writes.
 
@@ -144,7 +151,8 @@ class AgentEnv(gymnasium.Env[str, str]):
         self._calls_before = self.calls
         parsed = parse_action(action)
         reply = self.act(parsed)
-        self._note(parsed, self._calls_before, reply)
+        if self.snapshots == "log":
+            self._note(parsed, self._calls_before, reply)
         self.turn += 1
         spent = self.turn >= self.max_turns or (self.max_calls is not None and self.calls >= self.max_calls)
         truncated = spent and not reply.ends
@@ -221,7 +229,7 @@ class AgentEnv(gymnasium.Env[str, str]):
 
     def _note(self, done: Action | Call, calls: int, reply: Reply) -> None:
         """Add to the effect log what may have changed something: a call of a tool that writes, or an action of one's own ``act``."""
-        if self.snapshots != "log" or isinstance(done, Action) is not self._own_act:
+        if isinstance(done, Action) is not self._own_act:
             return
         if isinstance(done, Action) or ((tool := self._tool_by_name.get(done.name)) is not None and tool.effect == "write"):
             action = done.text if isinstance(done, Action) else format_action(done)
@@ -259,17 +267,20 @@ class AgentEnv(gymnasium.Env[str, str]):
 
     def _run_calls(self, calls: Sequence[Call]) -> Reply:
         messages: list[dict[str, Any]] = []
+        texts: list[str] = []
         reward, ends, outcome = 0.0, False, Outcome.OK
         for call in calls:
             before = self.calls
             reply = self._run_call(call)
-            self._note(call, before, reply)
+            if self.snapshots == "log":
+                self._note(call, before, reply)
+            texts.append(reply.text)
             messages.append({"role": "tool", "name": call.name, "content": reply.text})
             reward, ends = reward + reply.reward, reply.ends
             outcome = reply.outcome if outcome is Outcome.OK else outcome
             if ends:
                 break
-        return Reply("\n".join(m["content"] for m in messages), reward, ends, outcome, tuple(messages))
+        return Reply("\n".join(texts), reward, ends, outcome, tuple(messages))
 
     def _run_call(self, call: Call) -> Reply:
         if self.max_calls is not None and self.calls >= self.max_calls:

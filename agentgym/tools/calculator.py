@@ -25,7 +25,7 @@ def calculator(expression: str) -> str:
     if len(expression) > LONGEST_EXPRESSION:
         raise ToolError(f"the expression is longer than {LONGEST_EXPRESSION} characters; calculate it in parts")
     try:
-        value = _value(ast.parse(expression.strip(), mode="eval").body)
+        value = _value(compile(expression.strip(), "<expression>", "eval", ast.PyCF_ONLY_AST).body)  # type: ignore[attr-defined]
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ToolError(f"{expression!r} is not an arithmetic expression") from error
     except ArithmeticError as error:
