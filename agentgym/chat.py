@@ -58,8 +58,8 @@ class Chat:
         if bridged is None:
             return None
         ids: list[int] = bridged if isinstance(bridged, list) else bridged.token_ids
-        known = len(before) + len(completion)
-        return ids[known:] if ids[:known] == before + completion else None
+        known = before + completion
+        return ids[len(known) :] if ids[: len(known)] == known else None
 
     def _harmless(self, messages: Sequence[Message]) -> list[Message]:
         if self._control is None:

@@ -294,7 +294,7 @@ class AgentEnv(gymnasium.Env[str, str]):
         if isinstance(arguments, str):
             return Reply(f"Error: {arguments}", outcome=Outcome.MODEL_ERROR)
         try:
-            result = tool(**arguments)
+            result = tool.function(**arguments)
         except REFUSALS as error:
             return Reply(f"Error: {error}", outcome=Outcome.TOOL_ERROR)
         if isinstance(result, Reply):
