@@ -144,10 +144,11 @@ class TinyRenderer:
         self, previous_prompt_ids: list[int], previous_completion_ids: list[int], new_messages: Sequence[Message]
     ) -> list[int]:
         ended = previous_completion_ids and previous_completion_ids[-1] == self._end
-        ids = [*previous_prompt_ids, *previous_completion_ids, *(self._newline if ended else self._close)]
+        ids = previous_prompt_ids + previous_completion_ids + (self._newline if ended else self._close)
         for number in range(len(new_messages)):
             ids += self._message(new_messages, number)
-        return ids + self._open["assistant"]
+        ids += self._open["assistant"]
+        return ids
 
     def parse_response(self, token_ids: list[int]) -> ParsedResponse:
         """The sampled text is in the canonical form already."""
