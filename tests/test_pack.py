@@ -13,7 +13,7 @@ from forests import add_turn, random_model, random_tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentgym.pack import Packed, pack, visible
+from agentgym.pack import ByPath, Packed, pack, visible
 from agentgym.task import Task
 from agentgym.trainers import attention
 from agentgym.trainers.learner import TorchLearner
@@ -92,10 +92,11 @@ def test_streams_follow_their_tokens_and_are_zero_where_a_turn_has_none() -> Non
 @given(forests, st.integers(1, 60))
 def test_a_line_sees_what_its_last_token_sees(forest: list[TurnTree], max_tokens: int) -> None:
     for packed in pack(forest, max_tokens):
+        lines = attention.lines(packed, torch.device("cpu"))
+        parts = np.split(np.arange(len(packed)), np.cumsum(lines.parts)[:-1])
         found = np.zeros((len(packed), len(packed)), dtype=bool)
-        for line in attention.lines(packed, torch.device("cpu")):
-            keys = [*line.above.tolist(), *range(line.first, line.last)]
-            found[np.ix_(range(line.first, line.last), keys)] = line.mask.numpy()
+        for row, seen, mask in zip(np.cumsum([0, *lines.lengths]), lines.seen, lines.masks, strict=False):
+            found[np.ix_(range(row, row + len(mask)), np.concatenate([parts[part] for part in seen]))] = mask.numpy()
         assert (found == visible(packed)).all()
 
 
@@ -121,6 +122,15 @@ def test_the_gradient_of_a_packed_forest_is_that_of_its_paths(kind: str, seed: i
     expected = _gradient_by_paths(model, forest)
     for max_tokens in (10**6, 40, 20, 1):  # one pack, a few, trees cut in pieces, each episode alone
         assert _error(_packed_gradient(model, pack(forest, max_tokens)), expected) < 1e-12
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_by_path_nothing_is_shared_and_the_gradient_is_the_same(seed: int) -> None:
+    model, forest = random_model("Qwen3", seed).double(), _credited(seed)
+    packs = ByPath()(forest)
+    assert all((packed.parent == np.arange(-1, len(packed) - 1)).all() for packed in packs)
+    assert {packed.turns[-1] for packed in packs} == {turn for tree in forest for turn in tree.turns if _is_tip(turn)}
+    assert _error(_packed_gradient(model, packs), _gradient_by_paths(model, forest)) < 1e-12
 
 
 def test_a_restarted_context_sees_nothing_of_the_one_that_it_replaces() -> None:
@@ -150,8 +160,8 @@ def test_each_known_mistake_is_seen(kind: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(attention, "lines", lambda packed, device: sight)  # each mistake alone
     for name, mistaken in mistakes.items():
         assert _error(_packed_gradient(model, [mistaken]), expected) > 1e-6, name
-    causal = attention.Line(0, len(packed), torch.empty(0, dtype=torch.long), torch.from_numpy(np.tri(len(packed), dtype=bool)))
-    monkeypatch.setattr(attention, "lines", lambda packed, device: [causal])
+    causal = attention.Lines([len(packed)], [len(packed)], [[0]], [torch.from_numpy(np.tri(len(packed), dtype=bool))])
+    monkeypatch.setattr(attention, "lines", lambda packed, device: causal)
     assert _error(_packed_gradient(model, [packed]), expected) > 1e-6, "plain causal mask"
 
 
@@ -163,6 +173,10 @@ def test_the_learners_logprobs_are_those_of_plain_forward_passes(seed: int) -> N
     found = TorchLearner(model, 0.1).logprobs(packed)
     for number, turn in enumerate(packed.turns):
         torch.testing.assert_close(found[torch.from_numpy(packed.turn == number)], _logprobs(model, turn), rtol=0, atol=1e-12)
+
+
+def _is_tip(turn: Turn) -> bool:
+    return all(child.restarts for child in turn.children)
 
 
 def _attended(turn: Turn) -> list[Turn]:

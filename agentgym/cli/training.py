@@ -67,12 +67,12 @@ def build(recipe: Recipe) -> Training:
         credit=recipe.credit.build(),
         objective=recipe.objective.build(),
         schedule=recipe.schedule.build(),
+        packing=recipe.packing.build(),
         learner=TorchLearner(actor.model, warm_up(recipe.learning_rate)),
         sync=SharedWeights(actor),
         limits=Limits(**recipe.limits.model_dump()),
         batch=recipe.batch,
         updates=recipe.updates,
-        max_tokens=recipe.max_tokens,
         seed=recipe.seed,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,26 +22,32 @@ NAME = "agentgym_lines"
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """Tokens ``first`` to ``last`` (exclusive), each the child of the one before; ``above`` are the places that they all see."""
+class Lines:
+    """A pack in lines: tokens that stand in a row, each the child of the one before.
 
-    first: int
-    last: int
-    above: Tensor  # (A,)
-    mask: Tensor  # (last - first, A + last - first), true where a query sees a key
+    ``lengths`` are those of the lines. Keys are cut finer, after every fork too, into ``parts`` of these lengths, so that a line
+    sees whole parts: ``seen`` has their numbers, its own last. ``masks``: shape (line, seen), true where a query sees a key.
+    """
+
+    lengths: list[int]
+    parts: list[int]
+    seen: list[list[int]]
+    masks: list[Tensor]
 
 
-def lines(packed: Packed, device: torch.device) -> list[Line]:
-    """The pack, cut where a token does not follow the one that stands before it."""
+def lines(packed: Packed, device: torch.device) -> Lines:
     size = len(packed)
-    starts = np.flatnonzero((packed.parent != np.arange(-1, size - 1)) | (np.arange(size) == 0)).tolist()
-    found = []
-    for first, last in pairwise([*starts, size]):
-        parent = int(packed.parent[first])
-        above = torch.from_numpy(np.flatnonzero(packed.end[: parent + 1] > parent)).to(device)
-        mask = torch.ones(last - first, len(above) + last - first, dtype=torch.bool, device=device).tril(len(above))
-        found.append(Line(first, last, above, mask))
-    return found
+    starts = np.flatnonzero((packed.parent != np.arange(-1, size - 1)) | (np.arange(size) == 0))
+    cuts = np.union1d(starts, packed.parent[starts] + 1)
+    parts = np.diff([*cuts, size])
+    seen, masks = [], []
+    for first, last in pairwise([*starts.tolist(), size]):
+        parent = packed.parent[first]
+        above = np.flatnonzero((cuts <= parent) & (packed.end[cuts] > parent))
+        own = np.flatnonzero((cuts >= first) & (cuts < last))
+        seen.append([*above.tolist(), *own.tolist()])
+        masks.append(torch.ones(last - first, parts[seen[-1]].sum(), dtype=torch.bool, device=device).tril(parts[above].sum()))
+    return Lines(np.diff([*starts, size]).tolist(), parts.tolist(), seen, masks)
 
 
 @contextmanager
@@ -57,23 +63,25 @@ def by_lines(model: Any, packed: Packed) -> Iterator[dict[str, Any]]:
 
 
 def _attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, *, lines: Sequence[Line], **settings: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, *, lines: Lines, **settings: Any
 ) -> tuple[Tensor, None]:
     """Shapes (1, heads, T, head size) in, (1, T, heads, head size) out."""
     if strange := [name for name in ("softcap", "s_aux") if settings.get(name) is not None]:
         raise AgentGymError(f"the model's attention uses {strange[0]}, which packed training does not know")
     grouped = query.shape[1] != key.shape[1]
-    pieces = []
-    for line in lines:
-        here = slice(line.first, line.last)
-        keys = torch.cat([key.index_select(2, line.above), key[:, :, here]], 2)
-        values = torch.cat([value.index_select(2, line.above), value[:, :, here]], 2)
-        scale = settings.get("scaling")
-        pieces.append(
-            scaled_dot_product_attention(
-                query[:, :, here], keys, values, attn_mask=line.mask, scale=scale, enable_gqa=grouped
-            )
+    # Split once: a slice for each line would cost a whole pack of zeros in the backward pass.
+    queries, (keys, values) = torch.split(query, lines.lengths, 2), (torch.split(each, lines.parts, 2) for each in (key, value))
+    pieces = [
+        scaled_dot_product_attention(
+            rows,
+            torch.cat([keys[part] for part in seen], 2),
+            torch.cat([values[part] for part in seen], 2),
+            attn_mask=mask,
+            scale=settings.get("scaling"),
+            enable_gqa=grouped,
         )
+        for rows, seen, mask in zip(queries, lines.seen, lines.masks, strict=True)
+    ]
     return torch.cat(pieces, 2).transpose(1, 2), None
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from agentgym.pack import pack
+from agentgym.outcome import Outcome
 from agentgym.rollout import Rollout
 from agentgym.seeds import Lineage
 from agentgym.store import RunStore, log_advantages
@@ -67,7 +67,7 @@ async def train_step(run: Training, step: int, store: RunStore | None = None) ->
         await run.sync.push(run.learner)
     for plugin in run.plugins().values():
         metrics.update(plugin.metrics())
-    leaves = [leaf for tree in forest for leaf in tree.leaves()]
+    leaves = [leaf for tree in forest for leaf in tree.leaves() if leaf.outcome is not Outcome.CANCELLED]
     metrics["lost"] = sum(leaf.reward is None for leaf in leaves)
     metrics["episodes"] = len(leaves)
     acted = [turn for tree in forest for turn in tree.turns if turn.author != "env"]
@@ -84,9 +84,10 @@ def _learn(run: Training, step: int, trees: Sequence[TurnTree]) -> Metrics:
     collected: dict[str, list[float]] = {}
     for part in (taught[first :: run.updates] for first in range(min(run.updates, len(taught)))):
         run.divisor(part)
-        packs = [run.learner.accumulate(packed, run.objective) for packed in pack(part, run.max_tokens)]
-        loss = sum(metrics.pop("loss", 0.0) for metrics in packs)
-        for metrics in (*packs, {"loss": loss}, run.learner.step()):
+        packs = run.packing(part)
+        learnt = [run.learner.accumulate(packed, run.objective) for packed in packs]
+        totals = {"loss": sum(metrics.pop("loss", 0.0) for metrics in learnt), "packed_tokens": float(sum(map(len, packs)))}
+        for metrics in (*learnt, totals, run.learner.step()):
             for name, value in metrics.items():
                 collected.setdefault(name, []).append(value)
     return {name: sum(values) / len(values) for name, values in collected.items()}

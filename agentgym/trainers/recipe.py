@@ -16,7 +16,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Plugin(BaseModel):
-    """``class: module:Name`` and the keyword arguments of its constructor."""
+    """``class: module:Name`` and the keyword arguments of its constructor, some of which may be such classes themselves."""
 
     model_config = ConfigDict(extra="allow")
     path: str = Field(alias="class")
@@ -28,9 +28,13 @@ class Plugin(BaseModel):
         except (ImportError, AttributeError, ValueError) as error:
             raise AgentGymError(f"class {self.path!r} cannot be loaded: {error}. Write it as module:Name") from error
         try:
-            return target(**{**(self.model_extra or {}), **more})
+            return target(**{**{name: _built(value) for name, value in (self.model_extra or {}).items()}, **more})
         except TypeError as error:
             raise AgentGymError(f"class {self.path!r}: {error}") from error
+
+
+def _built(argument: Any) -> Any:
+    return Plugin.model_validate(argument).build() if isinstance(argument, dict) and "class" in argument else argument
 
 
 def _plugin(path: str, **arguments: Any) -> Plugin:
@@ -63,11 +67,11 @@ class Recipe(BaseModel):
     objective: Plugin = _plugin("agentgym.trainers.objectives.clipped:ClippedSurrogate")
     source: Plugin = _plugin("agentgym.trainers.sources.uniform:Uniform")
     schedule: Plugin = _plugin("agentgym.trainers.schedules.synchronous:Synchronous")
+    packing: Plugin = _plugin("agentgym.pack:ByTree", max_tokens=4096)
     limits: LimitsOf = LimitsOf()
     learning_rate: float = Field(default=4e-4, gt=0)
     batch: int = Field(default=8, ge=1)
     updates: int = Field(default=2, ge=1)
-    max_tokens: int = Field(default=4096, ge=1)
     seed: int = 0
     checkpoint_every: int = Field(default=5, ge=1)
 

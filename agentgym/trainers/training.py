@@ -12,6 +12,7 @@ import torch
 from agentgym.chat import Chat
 from agentgym.env import AgentEnv
 from agentgym.expand import Expander
+from agentgym.pack import ByTree, Packing
 from agentgym.policy import Actor
 from agentgym.rollout import Limits
 from agentgym.trainers.divisors import Divisor, token_mean
@@ -37,7 +38,7 @@ class Training:
     limits: Limits = field(default_factory=Limits)
     batch: int = 8
     updates: int = 2
-    max_tokens: int = 4096  # of one pack
+    packing: Packing = field(default_factory=ByTree)
     seed: int = 0
     models: Mapping[str, Any] = field(default_factory=dict)
 
