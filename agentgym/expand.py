@@ -53,10 +53,14 @@ class Extend:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End the episode at ``turn`` as truncated, with its score as it stands."""
+    """End the episode at ``turn`` as truncated, with its score as it stands.
+
+    Without a ``verdict`` nothing is scored: its outcome is ``cancelled``, its reward None, and it is in no mean.
+    """
 
     tree: TurnTree
     turn: Turn
+    verdict: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,8 +55,9 @@ class Prompt:
 class Generation:
     """One sampled action. An actor that works on text leaves ``ids`` empty; its tokens never enter a ratio.
 
-    ``ids`` and ``logprobs`` have one entry for each sampled token, the stop token included. ``versions`` are runs
-    ``(policy version, tokens)``. ``cache`` is handed back in the next `Prompt` below this turn.
+    ``ids`` and ``logprobs`` have one entry for each sampled token, the stop token included. So has ``entropies``: of the
+    distribution that the log-probability is from, over the whole vocabulary, in nats; empty where the actor does not know it.
+    ``versions`` are runs ``(policy version, tokens)``. ``cache`` is handed back in the next `Prompt` below this turn.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -65,6 +66,7 @@ class Generation:
     finish: Finish = "stop"
     text: str | None = None
     cache: Any = None
+    entropies: list[float] = field(default_factory=list)
 
 
 class Actor(Protocol):

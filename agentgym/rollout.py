@@ -165,8 +165,8 @@ class Rollout:
             match command:
                 case Extend():
                     self._extend_all(command)
-                case Stop(tree, turn):
-                    self._spawn(self._end(tree, turn))
+                case Stop(tree, turn, verdict):
+                    self._spawn(self._end(tree, turn) if verdict else self._cancel(tree, turn))
                 case Close(tree):
                     tree.closed = True
                     for turn in tree.turns:
@@ -237,7 +237,7 @@ class Rollout:
             raise AgentGymError("a policy that samples tokens needs a chat format: pass chat=")
         turn.ids = list(generation.ids)
         turn.sampled = [True] * len(turn.ids)
-        turn.logprobs = generation.logprobs
+        turn.logprobs, turn.entropies = generation.logprobs, generation.entropies
         turn.action = self.chat.read(_whole_action(turn))
 
     def _step(self, env: AgentEnv, turn: Turn) -> None:
@@ -294,6 +294,12 @@ class Rollout:
 
     async def _end(self, tree: TurnTree, turn: Turn) -> None:
         await self._stop(tree, turn, "truncated")
+        self._plan(LeafDone(tree, turn))
+
+    async def _cancel(self, tree: TurnTree, turn: Turn) -> None:
+        turn.reward, turn.end, turn.outcome = None, "truncated", Outcome.CANCELLED
+        self._release(turn)
+        self.committed(tree, turn)
         self._plan(LeafDone(tree, turn))
 
     async def _stop(self, tree: TurnTree, turn: Turn, end: End) -> None:

@@ -113,7 +113,7 @@ class RunStore:
                 trees[record["tree"]] = TurnTree(record["tree"], Task(**task), record["tags"])
                 trees[record["tree"]].tools = record["tools"]
             else:
-                _restore_turn(trees[record.pop("tree")], record)
+                restore_turn(trees[record.pop("tree")], record)
         return list(trees.values())
 
     def checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
@@ -190,6 +190,7 @@ def turn_record(turn: Turn) -> dict[str, Any]:
         "ids": turn.ids,
         "sampled": [int(mark) for mark in turn.sampled],
         "logprobs": turn.logprobs,
+        "entropies": turn.entropies,
         "versions": turn.versions,
         "action_tokens": turn.action_tokens,
         "action": turn.action,
@@ -206,7 +207,8 @@ def turn_record(turn: Turn) -> dict[str, Any]:
     }
 
 
-def _restore_turn(tree: TurnTree, record: dict[str, Any]) -> None:
+def restore_turn(tree: TurnTree, record: dict[str, Any]) -> None:
+    """Add to ``tree`` what `turn_record` wrote, or bring a turn that it has up to date."""
     if "advantages" in record:
         for turn, advantage in zip(tree.turns, record["advantages"], strict=True):
             turn.streams["advantage"] = np.where(turn.sampled, advantage, 0.0)

@@ -24,8 +24,9 @@ class Turn:
 
     ``ids`` are the tokens of the action, then those of the observation with the opening of the next action; the root has
     the rendered task prompt. ``sampled`` is true on tokens that the policy itself sampled, its stop token included.
-    ``logprobs`` has one natural logarithm for each sampled token, under the behaviour policy. ``versions`` are runs
-    ``(policy version, number of sampled tokens)``. ``streams`` are float arrays of shape ``(len(ids),)`` written by credit.
+    ``logprobs`` has one natural logarithm for each sampled token, under the behaviour policy; ``entropies`` has its entropy
+    there, in nats, or is empty. ``versions`` are runs ``(policy version, number of sampled tokens)``. ``streams`` are float
+    arrays of shape ``(len(ids),)`` written by credit.
     """
 
     index: int  # order of commitment within the tree
@@ -35,6 +36,7 @@ class Turn:
     ids: list[int] = field(default_factory=list)
     sampled: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
     versions: list[tuple[int, int]] = field(default_factory=list)
     action_tokens: int = 0  # the first tokens of ``ids``; after them comes the observation
     action: str = ""  # canonical text, see `agentgym.action`; of a partial turn: all that is written of the action so far

@@ -34,13 +34,13 @@ def _reproduce(name: str, seeds: int | None, out: Path) -> None:
     with progress("{task.description}") as bar:
 
         def heard(result: Result) -> None:
-            arm = (result.seed, result.arm)
+            arm, amount = (result.seed, result.arm), card.amount(result.arm)
             if arm not in lines:
-                lines[arm] = bar.add_task(f"seed {result.seed}, {card.arm(result.arm).name}", total=card.budget.amount, shown="")
+                lines[arm] = bar.add_task(f"seed {result.seed}, {card.arm(result.arm).name}", total=amount, shown="")
             success = f"  held-out {result.looks[-1]['success']:.3f}" if result.looks else ""
             shown = f"{result.spent:,.0f} {card.budget.unit}  reward {result.curve[-1]['reward']:.2f}{success}"
-            bar.update(lines[arm], completed=min(result.spent, card.budget.amount), shown=shown)
-            if not bar.console.is_terminal and result.spent >= card.budget.amount:
+            bar.update(lines[arm], completed=min(result.spent, amount), shown=shown)
+            if not bar.console.is_terminal and result.spent >= amount:
                 bar.console.print(f"seed {result.seed}, {card.arm(result.arm).name}: {shown}")
 
         results = reproduce(card, out / path.stem, build, heard)

@@ -32,6 +32,7 @@ class Request:
     held: Slot | None = None
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
 
     @property
@@ -246,7 +247,9 @@ class TransformersPolicy:
         logits = _precise(logits)
         scale = logits.new_tensor([temperature or 1.0 for temperature in temperatures])
         logprobs = torch.log_softmax(logits / scale[:, None], -1)
-        cumulative = logprobs.double().exp().cumsum(-1)
+        probabilities = logprobs.double().exp()
+        cumulative = probabilities.cumsum(-1)
+        entropies = -(probabilities * logprobs).nansum(-1)  # a token that cannot come has 0 times minus infinity
         draws = torch.tensor([request.rng.random() for request in requests], dtype=torch.float64, device=logits.device)
         drawn = (cumulative <= draws[:, None] * cumulative[:, -1:]).sum(-1).clamp_max(logits.shape[-1] - 1)
         greedy = torch.tensor([not temperature for temperature in temperatures], device=logits.device)
@@ -254,9 +257,10 @@ class TransformersPolicy:
         chosen = logprobs.gather(-1, tokens[:, None]).squeeze(-1)
         if not chosen.isfinite().all():
             raise AgentGymError(f"the model's logits are not finite at version {self.version}: its weights are broken")
-        for request, token, logprob in zip(requests, tokens.tolist(), chosen.tolist(), strict=True):
+        for request, token, logprob, entropy in zip(requests, tokens.tolist(), chosen.tolist(), entropies.tolist(), strict=True):
             request.ids.append(token)
             request.logprobs.append(logprob)
+            request.entropies.append(entropy)
             request.versions.append(self.version)
             if token in self.chat.stop_ids:
                 self._finish(request, "stop")
@@ -268,7 +272,9 @@ class TransformersPolicy:
         versions = [(version, len(list(run))) for version, run in groupby(request.versions)]
         cache = Handle(request.slot, len(request.slot.tokens))
         if not request.done.done():
-            request.done.set_result(Generation(request.ids, request.logprobs, versions, finish, cache=cache))
+            request.done.set_result(
+                Generation(request.ids, request.logprobs, versions, finish, cache=cache, entropies=request.entropies)
+            )
 
     def _release(self, request: Request) -> None:
         """Free its slot, which keeps what it holds; the last active row takes its place."""
