@@ -12,6 +12,9 @@ from agentgym.policies.tiny import TinyTokenizer, new_model, tiny_chat
 from agentgym.policies.transformers import TransformersPolicy
 from agentgym.store import RunStore
 from agentgym.trainers.credit.grpo import GRPO
+from agentgym.trainers.credit.trace import TRACE as TraceCredit  # noqa: N811
+from agentgym.trainers.expanders.shared import SharedPredictor
+from agentgym.trainers.expanders.trace import TRACE
 from agentgym.trainers.learner import TorchLearner
 from agentgym.trainers.loop import train
 from agentgym.trainers.objectives.clipped import ClippedSurrogate
@@ -38,7 +41,7 @@ class Letters(AgentEnv):
         return self.state.count(self.task.answer) / (1 + len(self.state))
 
 
-async def play(folder, steps):
+async def play(folder, steps, expander=None, credit=None):
     torch.set_num_threads(1)
     tokenizer = TinyTokenizer.train(["Write etaoin. More!", "user assistant system"] * 3)
     model = new_model(len(tokenizer), seed=0)
@@ -48,8 +51,8 @@ async def play(folder, steps):
         actor=policy,
         chat=policy.chat,
         source=Uniform(Letters().tasks("train")),
-        expander=Groups(4),
-        credit=GRPO(),
+        expander=expander or Groups(4),
+        credit=credit or GRPO(),
         objective=ClippedSurrogate(),
         learner=TorchLearner(model, 1e-3),
         sync=SharedWeights(policy),
@@ -64,3 +67,8 @@ async def play(folder, steps):
 
 def main(folder, steps):
     asyncio.run(play(folder, steps))
+
+
+def main_with_trace(folder, steps):
+    expander = TRACE(roots=6, prefixes=3, predictor=SharedPredictor(warm_up=2), waves=2)
+    asyncio.run(play(folder, steps, expander, TraceCredit()))

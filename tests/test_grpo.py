@@ -134,7 +134,9 @@ def test_labels_are_no_episodes() -> None:
 
 def test_the_report_counts_rewards_and_groups_with_contrast() -> None:
     credit = _assign(_group([1.0, 0.0])[0], _group([1.0, 1.0])[0], _group([None, None])[0])
-    assert credit.metrics() == {"reward": 0.75, "groups_with_signal": pytest.approx(1 / 3)}
+    metrics = credit.metrics()
+    assert metrics.pop("contrasts_per_kilotoken") > 0
+    assert metrics == {"reward": 0.75, "groups_with_signal": pytest.approx(1 / 3)}
 
 
 def test_groups_know_nothing_of_one_another() -> None:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentgym.errors import AgentGymError
-from agentgym.turn import Turn, TurnTree, path, total_reward
+from agentgym.trainers.credit.verdicts import alike, judged
+from agentgym.turn import Turn, TurnTree, path
 
 EPSILON = 1e-6
 
@@ -28,15 +29,15 @@ class GRPO:
         rewards: list[float] = []
         mixed = 0
         for tree in trees:
-            judged = [(leaf, reward) for leaf in tree.leaves() if (reward := total_reward(leaf)) is not None]
-            group = np.array([reward for _, reward in judged], dtype=np.float64)
-            advantages = group_advantages(group)
-            rewards.extend(group)
+            own = judged(tree)
+            advantages = group_advantages(np.array(list(own.values()), dtype=np.float64))
+            rewards.extend(own.values())
             mixed += bool(advantages.any())
-            _broadcast(tree, {leaf: a for (leaf, _), a in zip(judged, advantages, strict=True)})
+            broadcast(tree, dict(zip(own, advantages.tolist(), strict=True)))
         self._metrics = {
             "reward": float(np.mean(rewards)) if rewards else float("nan"),
             "groups_with_signal": mixed / len(trees) if trees else 0.0,
+            "contrasts_per_kilotoken": per_kilotoken(mixed, trees),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -54,13 +55,18 @@ def group_advantages(rewards: NDArray[np.float64]) -> NDArray[np.float64]:
     rewards = np.asarray(rewards, dtype=np.float64)
     if not np.isfinite(rewards).all():
         raise AgentGymError(f"rewards must be finite, not {rewards.tolist()}")
-    if len(rewards) < 2 or np.ptp(rewards) <= 1e-6 * max(1.0, float(np.abs(rewards).max())):
+    if alike(rewards):
         return np.zeros(len(rewards))
     advantages: NDArray[np.float64] = (rewards - rewards.mean()) / (rewards.std(ddof=1) + EPSILON)
     return advantages
 
 
-def _broadcast(tree: TurnTree, advantages: Mapping[Turn, float]) -> None:
+def per_kilotoken(contrasts: int, trees: Sequence[TurnTree]) -> float:
+    """Groups with unequal rewards for each thousand tokens that were sampled: what a budget bought."""
+    return 1000 * contrasts / max(1, sum(sum(turn.sampled) for tree in trees for turn in tree.turns))
+
+
+def broadcast(tree: TurnTree, advantages: Mapping[Turn, float]) -> None:
     """Give each turn the mean advantage of the episodes through it, on its sampled tokens."""
     through: dict[Turn, list[float]] = {}
     for leaf, advantage in advantages.items():

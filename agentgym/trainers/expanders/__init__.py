@@ -1,0 +1,1 @@
+"""Where rollouts are spent: plans that grow trees of turns."""
