@@ -24,7 +24,7 @@ from agentgym.policies.tiny import TinyTokenizer, new_model, tiny_chat
 from agentgym.policies.transformers import TransformersPolicy
 from agentgym.store import RunStore
 from agentgym.trainers.laboratory.card import SHIPPED, Card, Claim, find_card, read_card
-from agentgym.trainers.laboratory.rendering import line, write_document, write_page
+from agentgym.trainers.laboratory.rendering import line, section, write_document, write_page
 from agentgym.trainers.laboratory.results import Result, Results, figures, over_tasks
 from agentgym.trainers.laboratory.run import reproduce
 from agentgym.trainers.laboratory.verdict import judge, seeds_to_decide
@@ -275,6 +275,30 @@ def test_a_killed_reproduction_goes_on_where_it_was(tmp_path: Path):
     assert dict.fromkeys(played) == dict.fromkeys([(1, "method"), (1, "baseline")])
     assert stored(folder) == stored(whole.store.folder)
     reproduce(a_card(), folder, build, lambda result: pytest.fail("it was finished"))
+
+
+def test_an_arm_may_be_given_a_share_of_the_budget(tmp_path: Path):
+    method = {"name": "fours", "expander": {"class": GROUPS, "size": 4}, "budget_share": 0.25}
+    results = reproduce(a_card(method=method, budget={"unit": "rollout_turns", "amount": 120}), tmp_path / "a", build)
+    for method_result, baseline in results.pairs().values():
+        assert 30 <= method_result.spent < 30 + 16
+        assert 120 <= baseline.spent < 120 + 16
+        assert [look["share"] for look in method_result.looks] == [look["share"] for look in baseline.looks] == [1, 2]
+    assert "30 rollout_turns against 120" in section(results)
+    with pytest.raises(AgentGymError, match=r"the budget of 7\.5 rollout_turns is smaller than one step of 'fours'"):
+        reproduce(a_card(method=method), tmp_path / "b", build)
+    for share in (0.0, 1.5):
+        with pytest.raises(AgentGymError, match=r"method\.budget_share"):
+            read_card(written(tmp_path, method={**method, "budget_share": share}))
+
+
+def test_results_from_before_a_field_had_a_default_may_be_gone_on_with(tmp_path: Path):
+    folder = tmp_path / "a"
+    before = stored(reproduce(a_card(), folder, build).store.folder)
+    about = json.loads((folder / "run.json").read_text())
+    del about["config"]["method"]["budget_share"]
+    (folder / "run.json").write_text(json.dumps(about))
+    assert stored(reproduce(a_card(), folder, build).store.folder) == before
 
 
 def test_seeds_may_be_added_but_another_card_is_not_mixed_in(tmp_path: Path):

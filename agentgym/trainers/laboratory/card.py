@@ -24,14 +24,15 @@ class Strict(BaseModel):
 
 
 class Arm(BaseModel):
-    """A name, and the fields of the recipe in which this arm differs from ``common``."""
+    """A name, the share of the budget that it may spend, and the recipe's fields in which this arm differs from ``common``."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str
+    budget_share: float = Field(default=1.0, gt=0, le=1)
 
 
 class Budget(Strict):
-    """Each arm trains until the end of the step in which it has spent ``amount``."""
+    """Each arm trains until the end of the step in which it has spent its share of ``amount``."""
 
     unit: Unit
     amount: float = Field(gt=0)
@@ -78,6 +79,10 @@ class Card(Strict):
 
     def arm(self, name: ArmName) -> Arm:
         return self.method if name == "method" else self.baseline
+
+    def amount(self, name: ArmName) -> float:
+        """What an arm may spend."""
+        return self.budget.amount * self.arm(name).budget_share
 
     def recipe(self, name: ArmName, seed: int) -> Recipe:
         """One arm's recipe. It sets no end: the budget does."""

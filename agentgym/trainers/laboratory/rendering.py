@@ -10,7 +10,7 @@ import numpy as np
 from agentgym.errors import AgentGymError
 from agentgym.report import Curve, Series, Table, before_after, write_report
 from agentgym.statistics import Interval
-from agentgym.trainers.laboratory.card import ARMS, ArmName, Claim
+from agentgym.trainers.laboratory.card import ARMS, ArmName, Card, Claim
 from agentgym.trainers.laboratory.results import Result, Results, figures, mean, over_tasks
 from agentgym.trainers.laboratory.verdict import Verdict, judge, t_interval
 
@@ -41,7 +41,7 @@ def section(results: Results) -> str:
     card, pairs = results.card, results.pairs()
     names = f"**{card.method.name}** against **{card.baseline.name}**"
     parts = [
-        f"{names}, {card.budget.amount:,g} {card.budget.unit} for each; {card.tasks} held-out tasks of split `{card.split}`.",
+        f"{names}, {_budget(card)}; {card.tasks} held-out tasks of split `{card.split}`.",
         "\n".join(f"- {line(results, claim)}. Source of the claim: {claim.source}" for claim in card.claims),
     ]
     if pairs:
@@ -76,6 +76,11 @@ def write_page(results: Results) -> Path:
         tables.insert(0, before_after(compared, card.baseline.name, card.method.name))
     claims = {f"claim {i}": line(results, claim) for i, claim in enumerate(card.claims, start=1)}
     return write_report(results.store.folder / "report.html", card.title, summary=claims, tables=tables, curves=curves)
+
+
+def _budget(card: Card) -> str:
+    method, baseline = (f"{card.amount(arm):,g}" for arm in ARMS)
+    return f"{method} {card.budget.unit} " + ("for each" if method == baseline else f"against {baseline}")
 
 
 def _outcome(results: Results, claim: Claim) -> tuple[str, Verdict | None, str]:

@@ -49,8 +49,9 @@ class Results:
         if not (folder / "run.json").exists():
             return cls(RunStore.create(folder, config), card)
         store = RunStore.open(folder)
-        if store.config != config:
-            other = ", ".join(sorted(name for name in config if store.config.get(name) != config[name]))
+        stored = validated(Card, store.config, f"{folder / 'run.json'}").model_dump(mode="json", exclude={"seeds"})
+        if stored != config:
+            other = ", ".join(sorted(name for name in config if stored[name] != config[name]))
             raise AgentGymError(f"{folder} holds results of another version of this card (other {other}): choose another --out")
         return cls(store, card)
 

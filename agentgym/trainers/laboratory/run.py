@@ -66,9 +66,9 @@ def _check(card: Card, arm: ArmName, build: Build) -> str:
 
     def done(step: int, metrics: Metrics, trees: Sequence[TurnTree]) -> None:
         spent = meter.read(metrics)
-        if spent > card.budget.amount:
+        if spent > card.amount(arm):
             raise AgentGymError(
-                f"the budget of {card.budget.amount:,g} {card.budget.unit} is smaller than one step of {name!r}, which "
+                f"the budget of {card.amount(arm):,g} {card.budget.unit} is smaller than one step of {name!r}, which "
                 f"spends {spent:,g}: raise budget.amount, or lower batch"
             )
         leaves = [leaf for tree in trees for leaf in tree.leaves() if leaf.reward is not None]
@@ -89,20 +89,20 @@ async def play(card: Card, result: Result, build: Build, heard: Heard) -> None:
     result.start = digest(training)
     meter = Meter(card.budget, card.arm(result.arm).name)
     claimed = [claim.metric for claim in card.claims if claim.where == "training"]
-    share = 0
+    amount, share = card.amount(result.arm), 0
 
     async def done(step: int, metrics: Metrics, trees: Sequence[TurnTree]) -> bool:
         nonlocal share
         result.steps, result.spent = step, meter.read(metrics)
         returns = mean(total_reward(leaf) for tree in trees for leaf in tree.leaves())
         result.curve.append({"spent": result.spent, "reward": returns, **{name: metrics.get(name) for name in claimed}})
-        reached = int(min(1.0, result.spent / card.budget.amount) * card.looks)
+        reached = int(min(1.0, result.spent / amount) * card.looks)
         if reached > share:
             share = reached
             await look(card, training, held_out, result, share)
         heard(result)
         meter.resume()
-        return result.spent >= card.budget.amount
+        return result.spent >= amount
 
     await train(training, sys.maxsize, done=done)
 
