@@ -109,7 +109,7 @@ class AgentEnv(gymnasium.Env[str, str]):
         return 0.0
 
     def metrics(self) -> Mapping[str, float]:
-        """Named figures of the finished episode, for reports. They do not train."""
+        """Named figures of the finished episode, for reports and for credits that ask for them by name. They are no reward."""
         return {}
 
     def gold(self, task: Task) -> Sequence[str] | None:

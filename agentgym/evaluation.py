@@ -139,7 +139,7 @@ def summary(episodes: Sequence[Episode], k: int) -> Evaluation:
     return Evaluation(
         success=success_at_k(successes, min(k, fewest)),
         reward=clustered_interval(by_task(judged, lambda one: float(one.reward or 0.0))),
-        metrics={name: clustered_interval(by_task(judged, lambda one, n=name: one.metrics.get(n, 0.0))) for name in names},
+        metrics={name: _metric(name, judged) for name in names},
         tasks=len(successes),
         episodes=len(judged),
         lost=len(episodes) - len(judged),
@@ -148,6 +148,12 @@ def summary(episodes: Sequence[Episode], k: int) -> Evaluation:
         turns=sum(one.turns for one in judged) / len(judged),
         tokens=sum(one.tokens for one in episodes),
     )
+
+
+def _metric(name: str, episodes: Sequence[Episode]) -> Interval:
+    """Over the episodes that have it: a figure for one type of task says nothing about the others."""
+    having = [one for one in episodes if name in one.metrics]
+    return clustered_interval(by_task(having, lambda one: one.metrics[name]))
 
 
 def by_task(episodes: Sequence[Episode], value: Callable[..., Any]) -> Mapping[str, list[Any]]:

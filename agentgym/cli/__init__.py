@@ -79,11 +79,17 @@ def check(env: Annotated[str, typer.Argument(help="A registered id, or module:Cl
 
 
 @app.command()
-def warmstart(out: Path = Path("runs/warmstart"), seed: Seed = 0, steps: int = 10000, mistakes: float = 0.3) -> None:
+def warmstart(
+    env: Annotated[str, typer.Option(help="An environment that has demonstrations.")] = "agentgym/Search-v0",
+    out: Path = Path("runs/warmstart"),
+    seed: Seed = 0,
+    steps: int = 10000,
+    mistakes: Annotated[float, typer.Option(help="How often the expert errs, between 0 and 1.")] = 0.3,
+) -> None:
     """Make the tiny policy from nothing: its tokenizer, and cloning of a scripted expert that errs."""
     from agentgym.cli.warmstart import run
 
-    run(out, seed, steps, mistakes)
+    run(env, out, seed, steps, mistakes)
 
 
 @app.command()

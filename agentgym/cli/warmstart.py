@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import time
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from agentgym.cli import console
+from agentgym.errors import AgentGymError
 from agentgym.registry import make
 from agentgym.seeds import Lineage
 from agentgym.turn import TurnTree, path
 
-ENV = "agentgym/Search-v0"
 FOR_TOKENIZER = 1500  # demonstrations
 POOL = 512  # demonstrations that are sorted by length, so that a batch holds equals
 BATCH = 4
@@ -22,18 +22,17 @@ PEAK_RATE = 3e-3
 ON_OBSERVATIONS = 0.3
 
 
-def run(out: Path, seed: int, steps: int, mistakes: float) -> None:
-    """Clone an expert that errs at each search with probability ``mistakes``: reinforcement has something to mend."""
+def run(env: str, out: Path, seed: int, steps: int, mistakes: float) -> None:
+    """Clone an expert that errs now and then with probability ``mistakes``: reinforcement has something to mend."""
+    demonstrations = _demonstrations(env, seed, mistakes)
     import torch
 
-    from agentgym.envs.search.demonstrations import Demonstrations
     from agentgym.policies import tiny
     from agentgym.trainers.cloning import clone, cosine
     from agentgym.trainers.learner import TorchLearner
 
     torch.set_flush_denormal(True)
     started = time.perf_counter()
-    demonstrations = Demonstrations(partial(make, ENV), None, seed, mistakes)
     tokenizer = tiny.TinyTokenizer.train([as_text(tree) for tree in demonstrations.play(FOR_TOKENIZER)])
     demonstrations.chat = tiny.tiny_chat(tokenizer)
     model = tiny.new_model(len(tokenizer), seed)
@@ -54,10 +53,20 @@ def run(out: Path, seed: int, steps: int, mistakes: float) -> None:
         clone(learner, batches[: steps - len(losses)], ON_OBSERVATIONS, done)
     tiny.save(model, tokenizer, out)
     weights = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
-    command = f"agentgym warmstart --seed {seed} --steps {steps} --mistakes {mistakes}"
+    command = f"agentgym warmstart --env {env} --seed {seed} --steps {steps} --mistakes {mistakes}"
     about = {"command": command, "seconds": round(time.perf_counter() - started), "sha256": weights}
     (out / "warmstart.json").write_bytes(orjson.dumps(about, option=orjson.OPT_INDENT_2))
-    console.print(f"wrote {out}; try it: agentgym eval {ENV} --policy {out} --split validation")
+    console.print(f"wrote {out}; try it: agentgym eval {env} --policy {out} --split validation")
+
+
+def _demonstrations(env: str, seed: int, mistakes: float) -> Any:
+    """What an environment's ``demonstrations(chat, seed, mistakes)`` gives: ``play(count)`` makes trees in its ``chat``."""
+    source: Any = make(env)
+    if not hasattr(source, "demonstrations"):
+        raise AgentGymError(f"{env} has no demonstrations to learn from: give it a method demonstrations(chat, seed, mistakes)")
+    if not 0 <= mistakes <= 1:
+        raise AgentGymError(f"--mistakes is {mistakes}: it is a probability, between 0 and 1")
+    return source.demonstrations(None, seed, mistakes)
 
 
 def as_text(tree: TurnTree) -> str:

@@ -18,7 +18,9 @@ from agentgym.tool import tool
 from agentgym.tools.search import SearchIndex
 
 if TYPE_CHECKING:
+    from agentgym.chat import Chat
     from agentgym.envs.search.corpus import Rows
+    from agentgym.envs.search.demonstrations import Demonstrations
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,6 @@ class Search(AgentEnv):
     """
 
     system = "Answer the question with the tools search, open and answer."
-    max_turns = 6
     snapshots: Kind = "value"
     state: SearchState
 
@@ -49,13 +50,14 @@ class Search(AgentEnv):
         *,
         data: str | Path | None = None,
         top_k: int = 1,
+        max_turns: int = 6,
     ) -> None:
         super().__init__()
-        if top_k < 1:
-            raise AgentGymError(f"top_k is {top_k}: a search must show at least 1 page")
+        if top_k < 1 or max_turns < 1:
+            raise AgentGymError(f"top_k is {top_k} and max_turns is {max_turns}: a search shows at least 1 page, an episode has 1 turn")
         if (corpus is None) != (questions is None) or (data is not None and corpus is not None):
             raise AgentGymError("Search takes corpus= and questions= together, or data= alone, or none of them")
-        self.top_k = top_k
+        self.top_k, self.max_turns = top_k, max_turns
         self._tasks: Callable[[str], Sequence[Task]]
         if data is None and (corpus is None or questions is None):
             self.index, self.splits, self._tasks = _atlas()
@@ -124,6 +126,12 @@ class Search(AgentEnv):
     def key(self) -> str:
         """Equal where the last tool call of the same task showed the same."""
         return state_digest(self.task.id, self.state.shown)
+
+    def demonstrations(self, chat: Chat | None, seed: int, mistakes: float) -> Demonstrations:
+        """Episodes of an expert on the atlas that errs with probability ``mistakes`` at each search, for a warm start."""
+        from agentgym.envs.search.demonstrations import Demonstrations
+
+        return Demonstrations(Search, chat, seed, mistakes)
 
     def _show(self, text: str) -> str:
         self.state = replace(self.state, shown=text)
