@@ -1,0 +1,57 @@
+"""Log-probabilities of other models, or of the learner before its update, as streams for objectives to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from agentgym.errors import AgentGymError
+from agentgym.pack import pack
+from agentgym.trainers.seams import Credit
+from agentgym.turn import TurnTree
+
+
+class WithLogprobs:
+    """``credit``, and a stream of log-probabilities, in nats, for each name in ``streams``.
+
+    ``streams`` maps a stream to the model that it is from: a key of the training's ``models``, which needs
+    ``logprobs(packed)`` such as a `Frozen` has, or "learner". E.g. {"reference": "reference"} for a KL term.
+    """
+
+    def __init__(self, credit: Credit, streams: Mapping[str, str], max_tokens: int = 4096) -> None:
+        self.credit, self.streams, self.max_tokens = credit, streams, max_tokens
+
+    @property
+    def writes(self) -> frozenset[str]:
+        return written(self.credit) | set(self.streams)
+
+    async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None:
+        await self.credit.assign(trees, models)
+        for stream, name in self.streams.items():
+            write_logprobs(trees, stream, models, name, self.max_tokens)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.credit.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.credit.load_state_dict(state)
+
+    def metrics(self) -> dict[str, float]:
+        return self.credit.metrics()
+
+
+def written(credit: Credit) -> frozenset[str]:
+    """The streams that a credit writes: its ``writes``, or the advantage alone."""
+    return frozenset(getattr(credit, "writes", {"advantage"}))
+
+
+def write_logprobs(trees: Sequence[TurnTree], stream: str, models: Mapping[str, Any], name: str, max_tokens: int) -> None:
+    if not hasattr(models.get(name), "logprobs"):
+        raise AgentGymError(f"stream {stream!r} asks for a model {name!r} with logprobs(packed); models: {', '.join(models) or 'none'}")
+    for packed in pack(trees, max_tokens):
+        values = models[name].logprobs(packed).double().cpu().numpy()
+        starts = np.searchsorted(packed.turn, np.arange(1, len(packed.turns)))
+        for turn, own in zip(packed.turns, np.split(values, starts), strict=True):
+            turn.streams[stream] = own
