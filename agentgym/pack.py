@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,9 +37,6 @@ class Packed:
         return len(self.token)
 
 
-Packing = Callable[[Sequence[TurnTree]], list[Packed]]
-
-
 def pack(trees: Sequence[TurnTree], max_tokens: int) -> list[Packed]:
     """Fill packs of at most ``max_tokens``, in order. Only an episode that is longer by itself makes a larger pack.
 
@@ -59,47 +55,14 @@ def pack(trees: Sequence[TurnTree], max_tokens: int) -> list[Packed]:
         room -= size
         for turn in turns:
             carriers.setdefault(turn, len(packs) - 1)
-    return [_pack(turns, {turn for turn in turns if carriers[turn] == number}) for number, turns in enumerate(packs)]
-
-
-@dataclass(frozen=True, slots=True)
-class ByTree:
-    """`pack` with its limit: each unique turn is computed once."""
-
-    max_tokens: int = 4096
-
-    def __call__(self, trees: Sequence[TurnTree]) -> list[Packed]:
-        return pack(trees, self.max_tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class ByPath:
-    """Each episode and each label in a pack of its own, as in trainers that know no trees: the same gradient at their cost.
-
-    The weight of a shared turn is divided among the packs that hold it.
-    """
-
-    def __call__(self, trees: Sequence[TurnTree]) -> list[Packed]:
-        lines = [_line(tip) for tree in trees for tip in _tips(tree)]
-        holders = Counter(turn for line in lines for turn in line)
-        packs = [_pack(line, set(line)) for line in lines]
-        for packed in packs:
-            if "weight" in packed.streams:
-                packed.streams["weight"] /= np.array([holders[turn] for turn in packed.turns])[packed.turn]
-        return packs
-
-
-def visible(packed: Packed) -> Bools:
-    """The attention mask, shape (T, T): row q is true at the keys that q sees."""
-    place = np.arange(len(packed))
-    return (place[None, :] <= place[:, None]) & (place[:, None] < packed.end[None, :])
+    return [pack_turns(turns, {turn for turn in turns if carriers[turn] == number}) for number, turns in enumerate(packs)]
 
 
 def _pieces(tree: TurnTree, max_tokens: int) -> list[list[Turn]]:
     """Whole lines from a root to a tip, in depth-first order, as many to a piece as fit."""
     pieces: list[dict[Turn, None]] = [{}]
     room = max_tokens
-    for line in map(_line, _tips(tree)):
+    for line in contexts(tree):
         size = sum(len(node.ids) for node in line if node not in pieces[-1])
         if pieces[-1] and size > room:
             pieces.append({})
@@ -109,9 +72,9 @@ def _pieces(tree: TurnTree, max_tokens: int) -> list[list[Turn]]:
     return [list(piece) for piece in pieces]
 
 
-def _tips(tree: TurnTree) -> Iterator[Turn]:
-    """The last turns of its contexts."""
-    return (turn for turn in _in_order(tree) if all(child.restarts for child in turn.children))
+def contexts(tree: TurnTree) -> Iterator[list[Turn]]:
+    """The turns of each context that nothing goes on from, from its root on."""
+    return (_line(turn) for turn in _in_order(tree) if all(child.restarts for child in turn.children))
 
 
 def _line(turn: Turn) -> list[Turn]:
@@ -122,7 +85,8 @@ def _line(turn: Turn) -> list[Turn]:
     return line[::-1]
 
 
-def _pack(turns: Sequence[Turn], carried: set[Turn]) -> Packed:
+def pack_turns(turns: Sequence[Turn], carried: set[Turn]) -> Packed:
+    """One pack of ``turns``, parents before children. Those that are not ``carried`` are context, without streams."""
     sizes = np.array([len(turn.ids) for turn in turns], dtype=np.int64)
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     total = int(starts[-1])

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from agentgym.pack import ByPath, Packed, pack
+from agentgym.pack import Packed, pack
 from agentgym.policies.tiny import new_model
 from agentgym.task import Task
 from agentgym.trainers.learner import TorchLearner
 from agentgym.trainers.objectives.cross_entropy import CrossEntropy
+from agentgym.trainers.packing import ByPath
 from agentgym.turn import Turn, TurnTree
 
 VOCABULARY = 512

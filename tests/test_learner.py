@@ -214,8 +214,8 @@ def test_a_context_beyond_a_sliding_window_is_refused_and_one_within_it_is_exact
 
 
 def test_an_objective_that_needs_what_no_forward_pass_gives_is_refused() -> None:
-    with pytest.raises(AgentGymError, match=r"needs \['paths'\]"):
-        TorchLearner(random_model("Llama"), 1e-2).accumulate(_packed(), ClippedSurrogate(needs=frozenset({"paths"})))
+    with pytest.raises(AgentGymError, match=r"needs \['value'\]"):
+        TorchLearner(random_model("Llama"), 1e-2).accumulate(_packed(), ClippedSurrogate(needs=frozenset({"value"})))
 
 
 def test_the_entropy_is_reported_where_it_is_asked_for() -> None:

@@ -13,11 +13,12 @@ from forests import add_turn, random_model, random_tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentgym.pack import ByPath, Packed, pack, visible
+from agentgym.pack import Packed, pack
 from agentgym.task import Task
 from agentgym.trainers import attention
 from agentgym.trainers.learner import TorchLearner
 from agentgym.trainers.objectives.clipped import ClippedSurrogate
+from agentgym.trainers.packing import ByPath
 from agentgym.turn import Turn, TurnTree, context_ids, path
 
 LOW, HIGH = 0.2, 0.28
@@ -173,6 +174,12 @@ def test_the_learners_logprobs_are_those_of_plain_forward_passes(seed: int) -> N
     found = TorchLearner(model, 0.1).logprobs(packed)
     for number, turn in enumerate(packed.turns):
         torch.testing.assert_close(found[torch.from_numpy(packed.turn == number)], _logprobs(model, turn), rtol=0, atol=1e-12)
+
+
+def visible(packed: Packed) -> np.ndarray:
+    """The attention mask, shape (T, T): row q is true at the keys that q sees."""
+    place = np.arange(len(packed))
+    return (place[None, :] <= place[:, None]) & (place[:, None] < packed.end[None, :])
 
 
 def _is_tip(turn: Turn) -> bool:

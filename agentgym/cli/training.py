@@ -15,7 +15,6 @@ from agentgym.cli.policies import find_policy
 from agentgym.cli.reporting import write
 from agentgym.errors import AgentGymError
 from agentgym.registry import make
-from agentgym.rollout import Limits
 from agentgym.store import RunStore
 from agentgym.turn import TurnTree
 
@@ -44,37 +43,14 @@ def run(path: Path, out: Path, resume: bool) -> None:
 
 
 def build(recipe: Recipe) -> Training:
-    """The objects that the recipe names, as a script would make them."""
     from agentgym.policies.sync import SharedWeights
     from agentgym.policies.transformers import TransformersPolicy
-    from agentgym.trainers.learner import TorchLearner, warm_up
-    from agentgym.trainers.training import Training
 
     make_env = partial(make, recipe.env.id, **recipe.env.arguments)
-    env = make_env()
-    tasks = env.tasks(recipe.env.split)
-    if not tasks:
-        raise AgentGymError(f"env.split: {recipe.env.id} has no split {recipe.env.split!r}; splits: {', '.join(env.splits)}")
     actor, chat = find_policy(recipe.policy, make_env)
     if chat is None or not isinstance(actor, TransformersPolicy):
         raise AgentGymError(f"policy: {recipe.policy!r} has no weights to train")
-    return Training(
-        make_env=make_env,
-        actor=actor,
-        chat=chat,
-        source=recipe.source.build(tasks=tasks, seed=recipe.seed),
-        expander=recipe.expander.build(),
-        credit=recipe.credit.build(),
-        objective=recipe.objective.build(),
-        schedule=recipe.schedule.build(),
-        packing=recipe.packing.build(),
-        learner=TorchLearner(actor.model, warm_up(recipe.learning_rate)),
-        sync=SharedWeights(actor),
-        limits=Limits(**recipe.limits.model_dump()),
-        batch=recipe.batch,
-        updates=recipe.updates,
-        seed=recipe.seed,
-    )
+    return recipe.training(make_env, actor, actor.model, chat, SharedWeights(actor))
 
 
 def progress(done: str = "step {task.completed}/{task.total}") -> Progress:

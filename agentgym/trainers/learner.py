@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
@@ -16,7 +17,7 @@ from agentgym.trainers.attention import by_lines
 from agentgym.trainers.seams import Metrics, Objective, State
 
 LearningRate = Callable[[int], float]
-HEADS = frozenset({"logprobs", "entropy"})
+HEADS = frozenset({"logprobs", "entropy", "paths", "gradient_norms"})
 
 
 class TorchLearner:
@@ -26,6 +27,8 @@ class TorchLearner:
     until ``step`` clips them to the norm ``max_grad_norm`` and applies them. A model for which a packed tree would not
     equal its paths is refused: dropout, layers without full attention, attention kernels without a free mask.
     """
+
+    heads = HEADS
 
     def __init__(
         self,
@@ -59,19 +62,25 @@ class TorchLearner:
 
     def accumulate(self, packed: Packed, objective: Objective) -> Metrics:
         """Add the gradient of the objective on one pack."""
-        if unknown := objective.needs - HEADS:
-            raise AgentGymError(f"{type(objective).__name__} needs {sorted(unknown)}; this learner gives {sorted(HEADS)}")
+        if unknown := objective.needs - HEADS - packed.streams.keys():
+            raise AgentGymError(
+                f"{type(objective).__name__} needs {sorted(unknown)}; this learner gives {sorted(HEADS)}, "
+                f"and the pack has the streams {sorted(packed.streams)}"
+            )
         weight = packed.streams.get("weight")
         if weight is None:
             raise AgentGymError("the pack has no stream 'weight': apply a divisor to the trees before packing")
         if not weight.any():
             return {}
-        loss, metrics = objective(self._heads(packed, weight != 0), packed)
+        wanted = weight != 0
+        if "paths" in objective.needs:
+            wanted = wanted | packed.sampled
+        loss, metrics = objective(self._heads(packed, wanted), packed)
         self.accelerator.backward(loss)
         return {"loss": float(loss.detach()), **metrics}
 
-    def step(self) -> Metrics:
-        rate = self._rate(self.version)
+    def step(self, pace: float = 1.0) -> Metrics:
+        rate = pace * self._rate(self.version)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
@@ -84,11 +93,7 @@ class TorchLearner:
         return {"gradient_norm": float(norm), "learning_rate": rate}
 
     def _heads(self, packed: Packed, wanted: np.ndarray[Any, Any]) -> PackedHeads:
-        if self._window is not None and packed.depth.max(initial=0) >= self._window:
-            raise AgentGymError(
-                f"a context of {packed.depth.max() + 1} tokens is longer than the model's sliding window of {self._window}, "
-                "which the packed mask does not follow: lower the rollout's token limit"
-            )
+        _within(self._window, packed)
         return PackedHeads(self.model, packed, wanted)
 
     def state_dict(self) -> State:
@@ -99,6 +104,28 @@ class TorchLearner:
         self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.version = state["version"]
+
+
+class Frozen:
+    """A copy of a model that only scores, such as the reference of a KL term."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._window = _sight(self.model)
+
+    def logprobs(self, packed: Packed) -> Tensor:
+        """As the learner's."""
+        _within(self._window, packed)
+        with torch.no_grad():
+            return PackedHeads(self.model, packed, np.ones(len(packed), dtype=bool)).logprobs
+
+
+def _within(window: int | None, packed: Packed) -> None:
+    if window is not None and packed.depth.max(initial=0) >= window:
+        raise AgentGymError(
+            f"a context of {packed.depth.max() + 1} tokens is longer than the model's sliding window of {window}, "
+            "which the packed mask does not follow: lower the rollout's token limit"
+        )
 
 
 def _sight(model: Any) -> int | None:
@@ -131,6 +158,7 @@ class PackedHeads:
     """The model's view of a pack, at the tokens that ``wanted`` marks."""
 
     def __init__(self, model: Any, packed: Packed, wanted: np.ndarray[Any, Any]) -> None:
+        self._model = model
         device = next(model.parameters()).device
         self._tokens = torch.from_numpy(np.flatnonzero(wanted & (packed.parent >= 0))).to(device)
         self._targets = torch.from_numpy(packed.token).to(device)[self._tokens]
@@ -158,3 +186,11 @@ class PackedHeads:
     def entropy(self) -> Tensor:
         entropy = -(self._log_softmax.exp() * self._log_softmax).sum(-1)[self._rows]
         return entropy.new_zeros(self._size).index_put((self._tokens,), entropy)
+
+    def gradient_norms(self, values: Tensor) -> Tensor:
+        weights = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        norms = values.detach().new_zeros(len(values))
+        for place, value in enumerate(values):
+            gradient = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
+            norms[place] = sum(part.square().sum() for part in gradient if part is not None)
+        return norms

@@ -10,7 +10,8 @@ from agentgym.outcome import Outcome
 from agentgym.rollout import Rollout
 from agentgym.seeds import Lineage
 from agentgym.store import RunStore, log_advantages
-from agentgym.trainers.seams import Metrics
+from agentgym.trainers.credit.checks import check_advantages
+from agentgym.trainers.seams import Metrics, pace
 from agentgym.trainers.training import Training
 from agentgym.turn import TurnTree
 
@@ -59,7 +60,8 @@ async def train_step(run: Training, step: int, store: RunStore | None = None) ->
     run.source.observe(forest)
     admitted = [tree for tree in forest if run.source.admit(tree) is None]
     trees = run.schedule.select(admitted, run.learner.version) or []
-    await run.credit.assign(trees, run.models)
+    await run.credit.assign(trees, {"learner": run.learner, **run.models})
+    check_advantages(trees)
     if store is not None:
         log_advantages(store, trees)
     metrics = _learn(run, step, trees)
@@ -87,7 +89,7 @@ def _learn(run: Training, step: int, trees: Sequence[TurnTree]) -> Metrics:
         packs = run.packing(part)
         learnt = [run.learner.accumulate(packed, run.objective) for packed in packs]
         totals = {"loss": sum(metrics.pop("loss", 0.0) for metrics in learnt), "packed_tokens": float(sum(map(len, packs)))}
-        for metrics in (*learnt, totals, run.learner.step()):
+        for metrics in (*learnt, totals, run.learner.step(pace(run.objective))):
             for name, value in metrics.items():
                 collected.setdefault(name, []).append(value)
     return {name: sum(values) / len(values) for name, values in collected.items()}

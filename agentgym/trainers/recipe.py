@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentgym.errors import AgentGymError
+from agentgym.rollout import Limits
+
+if TYPE_CHECKING:
+    from agentgym.chat import Chat
+    from agentgym.env import AgentEnv
+    from agentgym.policy import Actor
+    from agentgym.trainers.divisors import Divisor
+    from agentgym.trainers.seams import Sync
+    from agentgym.trainers.training import Training
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -22,18 +31,25 @@ class Plugin(BaseModel):
     path: str = Field(alias="class")
 
     def build(self, **more: Any) -> Any:
-        module, _, name = self.path.partition(":")
-        try:
-            target = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise AgentGymError(f"class {self.path!r} cannot be loaded: {error}. Write it as module:Name") from error
+        target = load(self.path)
         try:
             return target(**{**{name: _built(value) for name, value in (self.model_extra or {}).items()}, **more})
         except TypeError as error:
             raise AgentGymError(f"class {self.path!r}: {error}") from error
 
 
+def load(path: str) -> Any:
+    """What ``module:Name`` names."""
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise AgentGymError(f"class {path!r} cannot be loaded: {error}. Write it as module:Name") from error
+
+
 def _built(argument: Any) -> Any:
+    if isinstance(argument, list):
+        return [_built(item) for item in argument]
     return Plugin.model_validate(argument).build() if isinstance(argument, dict) and "class" in argument else argument
 
 
@@ -67,13 +83,48 @@ class Recipe(BaseModel):
     objective: Plugin = _plugin("agentgym.trainers.objectives.clipped:ClippedSurrogate")
     source: Plugin = _plugin("agentgym.trainers.sources.uniform:Uniform")
     schedule: Plugin = _plugin("agentgym.trainers.schedules.synchronous:Synchronous")
-    packing: Plugin = _plugin("agentgym.pack:ByTree", max_tokens=4096)
+    packing: Plugin = _plugin("agentgym.trainers.packing:ByTree", max_tokens=4096)
+    divisor: str | Plugin = "agentgym.trainers.divisors:token_mean"  # a function, or what makes one
     limits: LimitsOf = LimitsOf()
     learning_rate: float = Field(default=4e-4, gt=0)
     batch: int = Field(default=8, ge=1)
     updates: int = Field(default=2, ge=1)
     seed: int = 0
     checkpoint_every: int = Field(default=5, ge=1)
+
+    def training(self, make_env: Callable[[], AgentEnv], actor: Actor, model: Any, chat: Chat, sync: Sync) -> Training:
+        """The objects that the recipe names, as a script would make them, around an actor and its model's weights."""
+        from agentgym.trainers.learner import Frozen, TorchLearner, warm_up
+        from agentgym.trainers.training import Training
+
+        env = make_env()
+        tasks = env.tasks(self.env.split)
+        if not tasks:
+            raise AgentGymError(f"env.split: {self.env.id} has no split {self.env.split!r}; splits: {', '.join(env.splits)}")
+        objective = self.objective.build()
+        return Training(
+            make_env=make_env,
+            actor=actor,
+            chat=chat,
+            source=self.source.build(tasks=tasks, seed=self.seed),
+            expander=self.expander.build(),
+            credit=self.credit.build(),
+            objective=objective,
+            schedule=self.schedule.build(),
+            packing=self.packing.build(),
+            divisor=self.build_divisor(),
+            models={"reference": Frozen(model)} if "reference" in objective.needs else {},
+            learner=TorchLearner(model, warm_up(self.learning_rate)),
+            sync=sync,
+            limits=Limits(**self.limits.model_dump()),
+            batch=self.batch,
+            updates=self.updates,
+            seed=self.seed,
+        )
+
+    def build_divisor(self) -> Divisor:
+        found: Divisor = load(self.divisor) if isinstance(self.divisor, str) else self.divisor.build()
+        return found
 
 
 def read_recipe(path: Path) -> Recipe:

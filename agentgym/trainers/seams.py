@@ -5,8 +5,9 @@ The fifth seam, where rollouts are spent, is `agentgym.expand.Expander`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -18,6 +19,7 @@ State = dict[str, Any]
 Metrics = dict[str, float]
 
 
+@runtime_checkable
 class Stateful(Protocol):
     def state_dict(self) -> State: ...
     def load_state_dict(self, state: State) -> None: ...
@@ -34,7 +36,10 @@ class Source(Stateful, Protocol):
 
 
 class Credit(Stateful, Protocol):
-    """Writes streams, such as ``advantage``, over the turns of a batch of trees."""
+    """Writes streams over the turns of a batch of trees: ``advantage``, or those that its attribute ``writes`` names.
+
+    ``models`` has the training's own, and the learner as "learner".
+    """
 
     async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None: ...
 
@@ -50,17 +55,42 @@ class Heads(Protocol):
     def entropy(self) -> Tensor:
         """Entropy of the distribution that each token with weight was drawn from, in nats, shape (T,)."""
 
+    def gradient_norms(self, values: Tensor) -> Tensor:
+        """Squared norm of each value's gradient in the weights, shape (n,) to shape (n,): a backward pass for each."""
+
 
 class Objective(Protocol):
     """A pure function on one pack. Returns a sum: the weights are normalised already, so packs simply add up.
 
-    ``needs`` names the heads beyond ``logprobs``, such as {"entropy"}; a learner that lacks one refuses the objective.
+    ``needs`` names heads beyond ``logprobs``, and streams beyond advantage and weight. "paths" stands for whole trees in each pack, with
+    ``logprobs`` of all their sampled tokens. What nothing gives is refused. An objective may be `Stateful` or `Paced`, and one that wraps
+    another calls it ``objective``.
     """
 
     @property
     def needs(self) -> frozenset[str]: ...
 
     def __call__(self, heads: Heads, packed: Packed) -> tuple[Tensor, Metrics]: ...
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """An objective that says how far an update may go."""
+
+    def pace(self) -> float:
+        """The factor on the learning rate of the step that ends an update; asked once, after all packs of the update."""
+
+
+def layers(objective: Objective) -> Iterator[Objective]:
+    """An objective and those that it wraps, outermost first."""
+    layer: Objective | None = objective
+    while layer is not None:
+        yield layer
+        layer = getattr(layer, "objective", None)
+
+
+def pace(objective: Objective) -> float:
+    return math.prod(layer.pace() for layer in layers(objective) if isinstance(layer, Paced))
 
 
 class Schedule(Stateful, Protocol):
@@ -73,10 +103,13 @@ class Schedule(Stateful, Protocol):
 
 class Learner(Protocol):
     version: int
+    heads: frozenset[str]  # what objectives may need of its forward pass
 
     def logprobs(self, packed: Packed) -> Tensor: ...
     def accumulate(self, packed: Packed, objective: Objective) -> Metrics: ...
-    def step(self) -> Metrics: ...
+    def step(self, pace: float = 1.0) -> Metrics:
+        """Apply what was accumulated, at ``pace`` times the learning rate."""
+
     def state_dict(self) -> State: ...
     def load_state_dict(self, state: State) -> None: ...
 

@@ -11,18 +11,23 @@ import torch
 
 from agentgym.chat import Chat
 from agentgym.env import AgentEnv
+from agentgym.errors import AgentGymError
 from agentgym.expand import Expander
-from agentgym.pack import ByTree, Packing
 from agentgym.policy import Actor
 from agentgym.rollout import Limits
+from agentgym.trainers.credit.logprobs import written
 from agentgym.trainers.divisors import Divisor, token_mean
+from agentgym.trainers.packing import ByPath, ByTree, Packing
 from agentgym.trainers.schedules.synchronous import Synchronous
-from agentgym.trainers.seams import Credit, Learner, Objective, Schedule, Source, Sync
+from agentgym.trainers.seams import Credit, Learner, Objective, Schedule, Source, Stateful, Sync, layers
 
 
 @dataclass
 class Training:
-    """Plain objects on the seams. ``batch`` trees for each step, learnt in ``updates`` optimiser steps."""
+    """Plain objects on the seams. ``batch`` trees for each step, learnt in ``updates`` optimiser steps.
+
+    Raises `AgentGymError` where the objective needs what the learner, the credit or the packing do not give.
+    """
 
     make_env: Callable[[], AgentEnv]
     actor: Actor
@@ -42,8 +47,23 @@ class Training:
     seed: int = 0
     models: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        name, needs = type(self.objective).__name__, self.objective.needs
+        if "paths" in needs and isinstance(self.packing, ByTree | ByPath):  # others are checked pack by pack
+            raise AgentGymError(
+                f"{name} couples the tokens of whole episodes, which {type(self.packing).__name__} may cut: "
+                "set packing to agentgym.trainers.packing:ByWholeTree"
+            )
+        if unknown := needs - self.learner.heads - written(self.credit):
+            raise AgentGymError(
+                f"{name} needs {', '.join(sorted(unknown))}, which neither {type(self.credit).__name__} writes nor "
+                f"{type(self.learner).__name__} gives: use a credit that writes it, such as agentgym.trainers.credit.logprobs:WithLogprobs"
+            )
+
     def plugins(self) -> dict[str, Any]:
-        return {"source": self.source, "expander": self.expander, "credit": self.credit, "schedule": self.schedule}
+        found = {"source": self.source, "expander": self.expander, "credit": self.credit, "schedule": self.schedule}
+        stateful = (layer for layer in layers(self.objective) if isinstance(layer, Stateful))
+        return {**found, **{f"objective {number}": layer for number, layer in enumerate(stateful)}}
 
     def save(self, folder: Path) -> None:
         states = {name: plugin.state_dict() for name, plugin in self.plugins().items()}

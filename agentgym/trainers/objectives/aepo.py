@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from agentgym.pack import Packed
-from agentgym.trainers.objectives.clipped import LARGEST_LOG_RATIO
+from agentgym.trainers.objectives.tokens import Tokens
 from agentgym.trainers.seams import Heads, Metrics
 
 
@@ -26,17 +26,11 @@ class KeptGradient:
     needs: frozenset[str] = frozenset()
 
     def __call__(self, heads: Heads, packed: Packed) -> tuple[Tensor, Metrics]:
-        kept = torch.from_numpy(packed.sampled & (packed.streams["weight"] != 0))
-        logprobs = heads.logprobs[kept.to(heads.logprobs.device)]
-        behaviour, advantage, weight = (
-            torch.from_numpy(values).to(logprobs)[kept]
-            for values in (packed.logprobs, packed.streams["advantage"], packed.streams["weight"])
-        )
-        ratio = (logprobs - behaviour).clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
+        tokens = Tokens(heads, packed)
+        ratio, advantage = tokens.log_ratio.exp(), tokens.advantage
         above = (ratio > 1 + self.high) & (advantage > 0)
         below = (ratio < 1 - self.low) & (advantage < 0)
         held = torch.where(above, (1 + self.high) * ratio / ratio.detach(), ratio)
         loss = -torch.where(below, torch.full_like(ratio, 1 - self.low), held) * advantage
         loss = torch.where(advantage < 0, torch.minimum(loss, -self.dual * advantage), loss)
-        share = weight / weight.sum()
-        return (weight * loss).sum(), {"clip_fraction": float((share * (above | below)).sum())}
+        return (tokens.weight * loss).sum(), {"clip_fraction": tokens.average(above | below)}

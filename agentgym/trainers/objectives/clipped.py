@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from agentgym.pack import Packed
+from agentgym.trainers.objectives.tokens import Tokens
 from agentgym.trainers.seams import Heads, Metrics
-
-LARGEST_LOG_RATIO = 20.0
 
 
 @dataclass(frozen=True)
@@ -28,24 +27,23 @@ class ClippedSurrogate:
     needs: frozenset[str] = frozenset()
 
     def __call__(self, heads: Heads, packed: Packed) -> tuple[Tensor, Metrics]:
-        kept = torch.from_numpy(packed.sampled & (packed.streams["weight"] != 0))
-        logprobs = heads.logprobs[kept.to(heads.logprobs.device)]
-        behaviour, advantage, weight = (
-            torch.from_numpy(values).to(logprobs)[kept]
-            for values in (packed.logprobs, packed.streams["advantage"], packed.streams["weight"])
-        )
-        ratio = (logprobs - behaviour).clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
-        plain = -ratio * advantage
-        clipped = -ratio.clamp(1 - self.low, 1 + self.high) * advantage
-        loss = torch.maximum(plain, clipped)
-        if self.dual is not None:
-            loss = torch.where(advantage < 0, torch.minimum(loss, -self.dual * advantage), loss)
-        with torch.no_grad():
-            share = weight / weight.sum()
-            metrics = {
-                "clip_fraction": float((share * (clipped > plain)).sum()),
-                "kl": float((share * (ratio - 1 - ratio.log())).sum()),
-            }
-            if "entropy" in self.needs:
-                metrics["entropy"] = float((share * heads.entropy.to(logprobs)[kept.to(logprobs.device)]).sum())
-        return (weight * loss).sum(), metrics
+        tokens = Tokens(heads, packed)
+        ratio = tokens.log_ratio.exp()
+        loss, clipped = clipped_loss(ratio, tokens.advantage, 1 - self.low, 1 + self.high, self.dual)
+        metrics = {"clip_fraction": tokens.average(clipped), "kl": tokens.average(ratio - 1 - tokens.log_ratio)}
+        if "entropy" in self.needs:
+            metrics["entropy"] = tokens.average(heads.entropy[tokens.place])
+        return (tokens.weight * loss).sum(), metrics
+
+
+def clipped_loss(
+    ratio: Tensor, advantage: Tensor, lowest: float | Tensor, highest: float | Tensor, dual: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """PPO's loss of each token with the ratio held in [lowest, highest], and where the bounds made it larger; shapes (K,)."""
+    plain = -ratio * advantage
+    low, high = (torch.as_tensor(bound, dtype=ratio.dtype, device=ratio.device) for bound in (lowest, highest))
+    held = -ratio.clamp(low, high) * advantage
+    loss = torch.maximum(plain, held)
+    if dual is not None:
+        loss = torch.where(advantage < 0, torch.minimum(loss, -dual * advantage), loss)
+    return loss, held > plain
