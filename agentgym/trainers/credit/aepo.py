@@ -10,10 +10,11 @@ import numpy as np
 from agentgym.pack import Floats
 from agentgym.trainers.credit.grpo import GRPO
 from agentgym.trainers.expanders.entropy import known, standard
+from agentgym.trainers.seams import Stateless
 from agentgym.turn import TurnTree
 
 
-class AEPO:
+class AEPO(Stateless):
     """GRPO's advantages times ``max(0, 1 + weight H)``, H the standard score of a token's entropy among those of the batch.
 
     H is of the behaviour policy, with the population deviation, each unique token once. Source: Agentic Entropy-Balanced
@@ -32,12 +33,6 @@ class AEPO:
         factors = iter(entropy_factors(np.array([h for of_turn in entropies for h in of_turn]), self.weight).tolist())
         for turn in turns:
             turn.streams["advantage"] *= [next(factors) if sampled else 0.0 for sampled in turn.sampled]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
     def metrics(self) -> dict[str, float]:
         return self._outcomes.metrics()

@@ -10,10 +10,11 @@ import numpy as np
 
 from agentgym.trainers.credit.grpo import EPSILON, per_kilotoken
 from agentgym.trainers.credit.trace import deviation
+from agentgym.trainers.seams import Stateless
 from agentgym.turn import Turn, TurnTree, path, total_reward
 
 
-class APPO:
+class APPO(Stateless):
     """``A(initial episode, token) = A_initial + mean A_branch`` over its branches that leave it at that token or later.
 
     A branch is an episode that leaves another one below the root; it is not trained itself, its advantage is 0. Initial
@@ -46,12 +47,6 @@ class APPO:
             "groups_with_signal": sum(signal) / max(1, len(trees)),
             "contrasts_per_kilotoken": per_kilotoken(sum(signal), trees),
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
     def metrics(self) -> dict[str, float]:
         return self._metrics

@@ -14,6 +14,7 @@ from agentgym.pack import Floats
 from agentgym.task import Task
 from agentgym.trainers.credit.grpo import broadcast, per_kilotoken
 from agentgym.trainers.credit.verdicts import judged
+from agentgym.trainers.seams import Stateless
 from agentgym.turn import Turn, TurnTree
 
 
@@ -27,7 +28,7 @@ class Group:
     rewards: Floats
 
 
-class GroupCredit:
+class GroupCredit(Stateless):
     """What credits have in common that compare whole episodes: each says the advantages of one group.
 
     A group is all episodes of one task in the batch: the episodes of its tree, or of its trees where a source such as
@@ -60,12 +61,6 @@ class GroupCredit:
             "groups_with_signal": contrasts / max(1, len(groups)),
             "contrasts_per_kilotoken": per_kilotoken(contrasts, trees),
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
     def metrics(self) -> dict[str, float]:
         return self._metrics

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from agentgym.errors import AgentGymError
 from agentgym.trainers.credit.verdicts import alike, judged
+from agentgym.trainers.seams import Stateless
 from agentgym.turn import Turn, TurnTree, path
 
 EPSILON = 1e-6
 
 
-class GRPO:
+class GRPO(Stateless):
     """``A = (R - mean) / (std + 1e-6)`` over the episodes of one tree, with the sample standard deviation (n - 1).
 
     Source: DeepSeekMath, arXiv 2402.03300, in the form of verl's code [S-code]. A group of one has advantage 0 [R].
@@ -39,12 +40,6 @@ class GRPO:
             "groups_with_signal": mixed / len(trees) if trees else 0.0,
             "contrasts_per_kilotoken": per_kilotoken(mixed, trees),
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
     def metrics(self) -> dict[str, float]:
         return self._metrics

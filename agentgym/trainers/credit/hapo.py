@@ -10,12 +10,13 @@ import numpy as np
 from agentgym.pack import Floats
 from agentgym.trainers.credit.grpo import EPSILON, broadcast, group_advantages
 from agentgym.trainers.expanders.entropy import known
+from agentgym.trainers.seams import Stateless
 from agentgym.turn import TurnTree, path, total_reward
 
 LARGEST_ADVANTAGE = 5.0
 
 
-class HAPO:
+class HAPO(Stateless):
     """``A = (R - mean) / (std + 1e-6)`` with population statistics over the tokens of a tree's episodes; also the stream ``heterogeneity``.
 
     A tree with any ``|A| >= 5`` has GRPO's advantages. Heterogeneity in [-1, 1] ranks the log-entropies of the batch about their 0.8
@@ -46,12 +47,6 @@ class HAPO:
         for turn in turns:
             turn.streams["heterogeneity"] = np.array([next(scores) if sampled else 0.0 for sampled in turn.sampled])
         self._metrics = {"reward": float(np.mean(rewards)) if rewards else float("nan"), "groups_with_signal": mixed / max(1, len(trees))}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
     def metrics(self) -> dict[str, float]:
         return self._metrics

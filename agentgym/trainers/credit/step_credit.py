@@ -11,12 +11,13 @@ from agentgym.errors import AgentGymError
 from agentgym.pack import Floats
 from agentgym.trainers.credit.grpo import per_kilotoken
 from agentgym.trainers.credit.steps import Steps, steps_of
+from agentgym.trainers.seams import Stateless
 from agentgym.turn import Turn, TurnTree, begun
 
 SCALES = ("none", "std")
 
 
-class StepCredit:
+class StepCredit(Stateless):
     """Advantages of the actions of a batch, from returns with ``discount``; ``scale`` is that of `contrasts`.
 
     An action has one advantage on all tokens of it that the policy sampled. Labels and episodes without a verdict have 0.
@@ -48,12 +49,6 @@ class StepCredit:
             "steps_with_signal": float((advantages != 0).mean()) if len(advantages) else 0.0,
             "contrasts_per_kilotoken": per_kilotoken(taught, trees),
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
     def metrics(self) -> dict[str, float]:
         return self._metrics

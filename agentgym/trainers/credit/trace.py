@@ -10,10 +10,11 @@ import numpy as np
 from agentgym.errors import AgentGymError
 from agentgym.trainers.credit.grpo import EPSILON, per_kilotoken
 from agentgym.trainers.expanders.value import outcomes, rewards_through
+from agentgym.trainers.seams import Stateless
 from agentgym.turn import Turn, TurnTree, path
 
 
-class TRACE:
+class TRACE(Stateless):
     """A turn is as good as the episodes through it are better than all of the tree, and than those below the last fork above.
 
     ``A(y) = c(y, root) + weight c(y, b)``, b the deepest forked turn above y other than the root, and ``c(y, b) =
@@ -51,12 +52,6 @@ class TRACE:
         forks = [anchor for anchor in above[:-1] if _forked(anchor, below)]
         deepest = self.weight * contrast(below[turn], below[forks[-1]]) if forks else 0.0
         return contrast(below[turn], below[root]) + deepest
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
     def metrics(self) -> dict[str, float]:
         return self._metrics

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from agentgym.trainers.credit.grpo import broadcast, group_advantages
+from agentgym.trainers.seams import Stateless
 from agentgym.turn import Turn, TurnTree, total_reward
 
 
-class TreeGRPO:
+class TreeGRPO(Stateless):
     """``A = A_inter + A_intra``: ``(r - mean) / (std + 1e-6)`` over all episodes of a task in the batch, and over the tree's own.
 
     With the sample standard deviation (n - 1). An episode alone in a group has advantage 0 there [R]; the released code takes
@@ -47,12 +48,6 @@ class TreeGRPO:
             "groups_with_signal": mixed_tasks / max(1, len(by_task)),
             "trees_with_signal": mixed_trees / max(1, len(trees)),
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
     def metrics(self) -> dict[str, float]:
         return self._metrics

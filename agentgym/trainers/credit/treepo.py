@@ -10,10 +10,11 @@ import numpy as np
 from agentgym.pack import Floats
 from agentgym.trainers.credit.grpo import broadcast, per_kilotoken
 from agentgym.trainers.credit.trace import deviation
+from agentgym.trainers.seams import Stateless
 from agentgym.turn import Turn, TurnTree, path, total_reward
 
 
-class TreePO:
+class TreePO(Stateless):
     """The mean over depths of ``r - mean(episodes through the same node)``, then whitened over all sampled tokens of the batch.
 
     Depth 0 is the whole tree; deeper, up to ``depth`` nodes, only nodes with two episodes count; with ``by_size`` they count
@@ -40,12 +41,6 @@ class TreePO:
             "groups_with_signal": sum(map(bool, found)) / max(1, len(trees)),
             "contrasts_per_kilotoken": per_kilotoken(sum(map(bool, found)), trees),
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
     def metrics(self) -> dict[str, float]:
         return self._metrics

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle, islice
-from typing import Any
 
 import numpy as np
 
@@ -13,10 +12,11 @@ from agentgym.errors import AgentGymError
 from agentgym.expand import Close, Command, Event, Extend, LeafDone, Started, TurnDone
 from agentgym.pack import Bools, Floats
 from agentgym.trainers.expanders.entropy import known, standard
+from agentgym.trainers.seams import Stateless
 from agentgym.turn import Turn, TurnTree, path
 
 
-class APPO:
+class APPO(Stateless):
     """``initial`` episodes, then branches from the best-scored of their nodes until there are ``rollouts``.
 
     Initial episodes are written in segments of ``segment`` tokens, and a node scores as its best token does, see
@@ -77,12 +77,6 @@ class APPO:
             after = turn.children[0] if turn.children[0].restarts else turn
             found.append((bool(within.any()), float(best.max()), after))
         return found
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
     def metrics(self) -> dict[str, float]:
         return {}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from agentgym.errors import AgentGymError
 from agentgym.expand import Close, Command, Event, Extend, Idle, LeafDone, Started, TurnDone
 from agentgym.seeds import Lineage
+from agentgym.trainers.seams import Stateless
 from agentgym.turn import Turn, TurnTree
 
 
-class TreeGRPO:
+class TreeGRPO(Stateless):
     """``expansions`` continuations in each of ``rounds``, from the root and inner turns, uniformly with replacement.
 
     A tree has 1 + expansions * rounds episodes, all of them kept, for the turns of about 1 + expansions * rounds / 2 [R]. The
@@ -42,12 +42,6 @@ class TreeGRPO:
                     yield from (Extend(tree, turn) for turn in drawn)
             case Idle():
                 pass
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
     def metrics(self) -> dict[str, float]:
         return {}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from agentgym.trainers.seams import Stateless
 from agentgym.turn import TurnTree
 
 
-class Synchronous:
+class Synchronous(Stateless):
     """Every batch is sampled by the newest weights, and all of it is trained on."""
 
     async def admit(self, version: int) -> bool:
@@ -18,12 +17,6 @@ class Synchronous:
 
     def push_due(self, learner_step: int) -> bool:
         return True
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
     def metrics(self) -> dict[str, float]:
         return {}
