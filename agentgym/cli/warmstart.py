@@ -51,6 +51,7 @@ def run(env: str, out: Path, seed: int, steps: int, mistakes: float) -> None:
         batches = [trees[first : first + BATCH] for first in range(0, POOL, BATCH)]
         Lineage.of(seed, "batches", len(losses)).rng().shuffle(batches)
         clone(learner, batches[: steps - len(losses)], ON_OBSERVATIONS, done)
+    torch.set_flush_denormal(False)  # it is the whole process's
     tiny.save(model, tokenizer, out)
     weights = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
     command = f"agentgym warmstart --env {env} --seed {seed} --steps {steps} --mistakes {mistakes}"
