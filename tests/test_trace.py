@@ -35,6 +35,7 @@ from agentgym.trainers.expanders.allocation import (
     prefix_contrast,
     root_contrasts,
 )
+from agentgym.trainers.expanders.gps import GPS
 from agentgym.trainers.expanders.growth import Bet, Calibration
 from agentgym.trainers.expanders.shared import SharedPredictor, hashed_words
 from agentgym.trainers.expanders.trace import TRACE
@@ -563,7 +564,14 @@ def through_a_file(state):
     return torch.load(file, weights_only=True)
 
 
-@pytest.mark.parametrize("predictor", [lambda: SharedPredictor(hidden=8, words=16, warm_up=2), lambda: TaskPosterior(0.9)])
+@pytest.mark.parametrize(
+    "predictor",
+    [
+        lambda: SharedPredictor(hidden=8, words=16, warm_up=2),
+        lambda: GPS(hidden=8, latent=2, words=16, warm_up=2),
+        lambda: TaskPosterior(0.9),
+    ],
+)
 def test_a_saved_trace_goes_on_as_if_it_had_never_stopped(predictor):
     whole, again = small_trace(predictor()), small_trace(predictor())
     for step in range(3):
@@ -716,11 +724,12 @@ def test_a_predictor_that_knows_nothing_says_one_half_and_a_young_one_leans_on_t
 
 
 def test_predictions_stay_away_from_certainty():
-    predictor = SharedPredictor(warm_up=1)
-    for _ in range(150):
-        predictor.learn([a_group(*[1] * 8)])
-    tree = a_group()
-    assert predictor.predict([Prompt(tree, tree.root)]).value.tolist() == [0.98]
+    predictor = SharedPredictor(hidden=4, words=8, warm_up=1)
+    tree = a_group(1)
+    predictor.learn([tree])
+    for certain, limit in ((30.0, 0.995), (-30.0, 0.005)):
+        predictor.model[-1].bias.data.fill_(certain)
+        assert predictor.predict([Prompt(tree, tree.root)]).value.tolist() == [limit]
 
 
 def test_the_shared_predictor_is_saved_to_the_last_bit():

@@ -26,7 +26,8 @@ from agentgym.turn import TurnTree
 WORD = re.compile(r"\w+")
 SCALARS = 5
 WINDOW = 3  # turns
-LOW, HIGH = 0.02, 0.98  # so that nothing is starved for ever
+LOW, HIGH = 0.005, 0.995  # so that nothing is starved for ever, and a solved task does not look worth trying
+COMMON, LEAST = 0.01, 3  # a word counts once so many trees have had it: this share of them, and this number
 REMEMBERED = 4  # forests
 EPOCHS, ROWS = 2, 64
 
@@ -37,7 +38,7 @@ class SharedPredictor:
 
     Trained by mean-squared error on recursive tree targets, the mean reward of the episodes below a node, with their number
     as its weight [S2]. For the first ``warm_up`` forests, predictions lean on the mean success rate of all tasks. The body, Adam
-    1e-3, two epochs over the last four forests, limits of 0.02 and 0.98 [R]. ``confidence``, in rollouts, guards the
+    1e-3, two epochs over the last four forests, `CommonWords`, limits of 0.005 and 0.995 [R]. ``confidence``, in rollouts, guards the
     allocation, see `root_contrasts`; ``prefix_confidence`` is lower, as what is to come is often settled by what was done, which
     words show badly.
     """
@@ -45,7 +46,7 @@ class SharedPredictor:
     def __init__(
         self,
         hidden: int = 256,
-        words: int = 256,
+        words: int = 512,
         confidence: float = 4.0,
         prefix_confidence: float = 1.0,
         warm_up: int = 20,
@@ -63,7 +64,8 @@ class SharedPredictor:
         inputs = 2 * words + SCALARS
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(Lineage.of(seed, "predictor").seed())
-            self.model = nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, 1))
+            self.common = CommonWords(words)
+            self.model = nn.Sequential(self.common, nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, 1))
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
         self.memory: list[tuple[Tensor, Tensor, Tensor]] = []  # features, targets and weights of the last forests
         self._loss = math.nan
@@ -81,16 +83,12 @@ class SharedPredictor:
         return Belief(value, np.array(confidence, dtype=np.float64))
 
     def learn(self, trees: Sequence[TurnTree]) -> None:
-        anchors, targets, weights = [], [], []
-        for tree in trees:
-            through = rewards_through(tree)
-            for turn in [turn for turn in (tree.root, *prefixes(through)) if turn in through]:
-                anchors.append(Prompt(tree, turn))
-                targets.append(float(np.mean(through[turn])))
-                weights.append(float(len(through[turn])))
+        anchors, targets, weights = tree_targets(trees)
         if anchors:
             # The records are those from before this forest, as they are when the predictor is asked.
-            self.memory = [*self.memory[1 - REMEMBERED :], (self._features(anchors), torch.tensor(targets), torch.tensor(weights))]
+            features = self._features(anchors)
+            self.common.learn(features, anchors)
+            self.memory = [*self.memory[1 - REMEMBERED :], (features, torch.tensor(targets), torch.tensor(weights))]
         for tree in trees:
             rewards = bare_rewards(tree)
             total, visits = self._record(tree)
@@ -148,6 +146,42 @@ class SharedPredictor:
 
     def metrics(self) -> dict[str, float]:
         return {"predictor_loss": self._loss, "predictor_updates": float(self.updates)}
+
+
+class CommonWords(nn.Module):
+    """Leaves out the words that few trees have had [R].
+
+    They are names, which a network would learn by heart and which say nothing about the next task.
+    """
+
+    def __init__(self, words: int) -> None:
+        super().__init__()
+        self.counts: Tensor
+        self.trees: Tensor
+        self.register_buffer("counts", torch.zeros(2 * words))
+        self.register_buffer("trees", torch.zeros(()))
+
+    def learn(self, features: Tensor, anchors: Sequence[Prompt]) -> None:
+        names = [anchor.tree.id for anchor in anchors]
+        for tree in set(names):
+            self.trees += 1
+            self.counts += (features[[name == tree for name in names], :-SCALARS] > 0).any(0)
+
+    def forward(self, features: Tensor) -> Tensor:
+        common = self.counts >= torch.clamp(COMMON * self.trees, min=LEAST)
+        return torch.cat([features[:, :-SCALARS] * common, features[:, -SCALARS:]], 1)
+
+
+def tree_targets(trees: Sequence[TurnTree]) -> tuple[list[Prompt], list[float], list[float]]:
+    """The anchors that were judged, the mean reward of the episodes through each, and their number [S2]."""
+    anchors, targets, weights = [], [], []
+    for tree in trees:
+        through = rewards_through(tree)
+        for turn in [turn for turn in (tree.root, *prefixes(through)) if turn in through]:
+            anchors.append(Prompt(tree, turn))
+            targets.append(float(np.mean(through[turn])))
+            weights.append(float(len(through[turn])))
+    return anchors, targets, weights
 
 
 def prefix_features(anchor: Prompt, total: float, visits: int, words: int) -> Floats:
