@@ -20,6 +20,51 @@ LearningRate = Callable[[int], float]
 HEADS = frozenset({"logprobs", "entropy", "paths", "gradient_norms"})
 
 
+class PackedHeads:
+    """The model's view of a pack, at the tokens that ``wanted`` marks."""
+
+    def __init__(self, model: Any, packed: Packed, wanted: np.ndarray[Any, Any]) -> None:
+        self._model = model
+        device = next(model.parameters()).device
+        self._tokens = torch.from_numpy(np.flatnonzero(wanted & (packed.parent >= 0))).to(device)
+        self._targets = torch.from_numpy(packed.token).to(device)[self._tokens]
+        self._size = len(packed)
+        parents = torch.from_numpy(packed.parent).to(device)[self._tokens]
+        places, rows = torch.unique(parents, return_inverse=True)
+        with by_lines(model, packed) as attention:
+            out = model(
+                input_ids=torch.from_numpy(packed.token).to(device)[None],
+                position_ids=torch.from_numpy(packed.depth).to(device)[None],
+                use_cache=False,
+                logits_to_keep=places,
+                **attention,
+            )
+        self._rows = rows
+        self._read(out.logits[0] if out.logits.dtype == torch.float64 else out.logits[0].float())
+
+    def _read(self, logits: Tensor) -> None:
+        """Keep what is needed of the model's output at the predicting places, shape (places, outputs)."""
+        self._log_softmax = logits.log_softmax(-1)
+
+    @cached_property
+    def logprobs(self) -> Tensor:
+        chosen = self._log_softmax[self._rows, self._targets]
+        return chosen.new_zeros(self._size).index_put((self._tokens,), chosen)
+
+    @cached_property
+    def entropy(self) -> Tensor:
+        entropy = -(self._log_softmax.exp() * self._log_softmax).sum(-1)[self._rows]
+        return entropy.new_zeros(self._size).index_put((self._tokens,), entropy)
+
+    def gradient_norms(self, values: Tensor) -> Tensor:
+        weights = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        norms = values.detach().new_zeros(len(values))
+        for place, value in enumerate(values):
+            gradient = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
+            norms[place] = sum(part.square().sum() for part in gradient if part is not None)
+        return norms
+
+
 class TorchLearner:
     """AdamW on packed forests, through ``accelerate``.
 
@@ -29,6 +74,7 @@ class TorchLearner:
     """
 
     heads = HEADS
+    view = PackedHeads
 
     def __init__(
         self,
@@ -62,9 +108,9 @@ class TorchLearner:
 
     def accumulate(self, packed: Packed, objective: Objective) -> Metrics:
         """Add the gradient of the objective on one pack."""
-        if unknown := objective.needs - HEADS - packed.streams.keys():
+        if unknown := objective.needs - self.heads - packed.streams.keys():
             raise AgentGymError(
-                f"{type(objective).__name__} needs {sorted(unknown)}; this learner gives {sorted(HEADS)}, "
+                f"{type(objective).__name__} needs {sorted(unknown)}; this learner gives {sorted(self.heads)}, "
                 f"and the pack has the streams {sorted(packed.streams)}"
             )
         weight = packed.streams.get("weight")
@@ -94,7 +140,7 @@ class TorchLearner:
 
     def _heads(self, packed: Packed, wanted: np.ndarray[Any, Any]) -> PackedHeads:
         _within(self._window, packed)
-        return PackedHeads(self.model, packed, wanted)
+        return self.view(self.model, packed, wanted)
 
     def state_dict(self) -> State:
         model = self.accelerator.unwrap_model(self.model)
@@ -152,45 +198,3 @@ def _constant(rate: float, step: int) -> float:
 def warm_up(rate: float, steps: int = 6) -> LearningRate:
     """A learning rate that rises linearly over its first ``steps`` and then stays."""
     return lambda step: rate * min(1.0, (step + 1) / steps)
-
-
-class PackedHeads:
-    """The model's view of a pack, at the tokens that ``wanted`` marks."""
-
-    def __init__(self, model: Any, packed: Packed, wanted: np.ndarray[Any, Any]) -> None:
-        self._model = model
-        device = next(model.parameters()).device
-        self._tokens = torch.from_numpy(np.flatnonzero(wanted & (packed.parent >= 0))).to(device)
-        self._targets = torch.from_numpy(packed.token).to(device)[self._tokens]
-        self._size = len(packed)
-        parents = torch.from_numpy(packed.parent).to(device)[self._tokens]
-        places, rows = torch.unique(parents, return_inverse=True)
-        with by_lines(model, packed) as attention:
-            out = model(
-                input_ids=torch.from_numpy(packed.token).to(device)[None],
-                position_ids=torch.from_numpy(packed.depth).to(device)[None],
-                use_cache=False,
-                logits_to_keep=places,
-                **attention,
-            )
-        logits = out.logits[0]
-        self._log_softmax: Tensor = (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
-        self._rows = rows
-
-    @cached_property
-    def logprobs(self) -> Tensor:
-        chosen = self._log_softmax[self._rows, self._targets]
-        return chosen.new_zeros(self._size).index_put((self._tokens,), chosen)
-
-    @cached_property
-    def entropy(self) -> Tensor:
-        entropy = -(self._log_softmax.exp() * self._log_softmax).sum(-1)[self._rows]
-        return entropy.new_zeros(self._size).index_put((self._tokens,), entropy)
-
-    def gradient_norms(self, values: Tensor) -> Tensor:
-        weights = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
-        norms = values.detach().new_zeros(len(values))
-        for place, value in enumerate(values):
-            gradient = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
-            norms[place] = sum(part.square().sum() for part in gradient if part is not None)
-        return norms

@@ -95,25 +95,27 @@ class Recipe(BaseModel):
     def training(self, make_env: Callable[[], AgentEnv], actor: Actor, model: Any, chat: Chat, sync: Sync) -> Training:
         """The objects that the recipe names, as a script would make them, around an actor and its model's weights."""
         from agentgym.trainers.learner import Frozen, TorchLearner, warm_up
+        from agentgym.trainers.seams import asked
         from agentgym.trainers.training import Training
 
         env = make_env()
         tasks = env.tasks(self.env.split)
         if not tasks:
             raise AgentGymError(f"env.split: {self.env.id} has no split {self.env.split!r}; splits: {', '.join(env.splits)}")
-        objective = self.objective.build()
+        objective, credit = self.objective.build(), self.credit.build()
+        models = {**({"reference": Frozen} if "reference" in objective.needs else {}), **asked(credit)}
         return Training(
             make_env=make_env,
             actor=actor,
             chat=chat,
             source=self.source.build(tasks=tasks, seed=self.seed),
             expander=self.expander.build(),
-            credit=self.credit.build(),
+            credit=credit,
             objective=objective,
             schedule=self.schedule.build(),
             packing=self.packing.build(),
             divisor=self.build_divisor(),
-            models={"reference": Frozen(model)} if "reference" in objective.needs else {},
+            models={name: make(model) for name, make in models.items()},
             learner=TorchLearner(model, warm_up(self.learning_rate)),
             sync=sync,
             limits=Limits(**self.limits.model_dump()),

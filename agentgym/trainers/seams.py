@@ -6,11 +6,12 @@ The fifth seam, where rollouts are spent, is `agentgym.expand.Expander`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from agentgym.env import AgentEnv
 from agentgym.pack import Packed
 from agentgym.rollout import Start
 from agentgym.turn import TurnTree
@@ -45,13 +46,27 @@ class Source(Stateful, Protocol):
         """None: train on it; else why it is dropped."""
 
 
+@runtime_checkable
+class Hosts(Protocol):
+    """A source whose tasks need an environment beside the training's."""
+
+    def host(self, make_env: Callable[[], AgentEnv]) -> Callable[[], AgentEnv]:
+        """What makes an environment that plays both."""
+
+
 class Credit(Stateful, Protocol):
     """Writes streams over the turns of a batch of trees: ``advantage``, or those that its attribute ``writes`` names.
 
-    ``models`` has the training's own, and the learner as "learner".
+    ``models`` has the training's own, and the learner as "learner". A credit that cannot do without some of them has an attribute
+    ``models``: by name, what makes each from the policy's model.
     """
 
     async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None: ...
+
+
+def asked(credit: Credit) -> Mapping[str, Callable[[Any], Any]]:
+    """The models that a credit asks for, by name: each is made from the policy's model as the training begins."""
+    return getattr(credit, "models", {})
 
 
 class Heads(Protocol):

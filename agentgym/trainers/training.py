@@ -19,14 +19,15 @@ from agentgym.trainers.credit.logprobs import written
 from agentgym.trainers.divisors import Divisor, token_mean
 from agentgym.trainers.packing import ByPath, ByTree, Packing
 from agentgym.trainers.schedules.synchronous import Synchronous
-from agentgym.trainers.seams import Credit, Learner, Objective, Schedule, Source, Stateful, Sync, layers
+from agentgym.trainers.seams import Credit, Hosts, Learner, Objective, Schedule, Source, Stateful, Sync, asked, layers
 
 
 @dataclass
 class Training:
     """Plain objects on the seams. ``batch`` trees for each step, learnt in ``updates`` optimiser steps.
 
-    Raises `AgentGymError` where the objective needs what the learner, the credit or the packing do not give.
+    ``models`` are what the credit asks for, and more; those with a state are in every checkpoint. Raises `AgentGymError` where one
+    is missing, or the objective needs what the learner, the credit or the packing do not give.
     """
 
     make_env: Callable[[], AgentEnv]
@@ -60,6 +61,14 @@ class Training:
                 f"{type(self.learner).__name__} gives: use a credit that writes it, such as agentgym.trainers.credit.logprobs:WithLogprobs"
             )
 
+        if isinstance(self.source, Hosts):
+            self.make_env = self.source.host(self.make_env)
+        if missing := [name for name in asked(self.credit) if name not in self.models]:
+            raise AgentGymError(
+                f"{type(self.credit).__name__} needs {' and '.join(map(repr, missing))} among the models of the training: pass "
+                "models={name: make(model) for name, make in credit.models.items()}, which copies the policy's model"
+            )
+
     def plugins(self) -> dict[str, Any]:
         found = {"source": self.source, "expander": self.expander, "credit": self.credit, "schedule": self.schedule}
         stateful = (layer for layer in layers(self.objective) if isinstance(layer, Stateful))
@@ -67,11 +76,17 @@ class Training:
 
     def save(self, folder: Path) -> None:
         states = {name: plugin.state_dict() for name, plugin in self.plugins().items()}
+        states["models"] = {name: model.state_dict() for name, model in self._learnt().items()}
         torch.save({**states, "learner": self.learner.state_dict(), "random": torch.get_rng_state()}, folder / "state.pt")
 
     def load(self, folder: Path) -> None:
         state = torch.load(folder / "state.pt", weights_only=True)
         for name, plugin in self.plugins().items():
             plugin.load_state_dict(state[name])
+        for name, model in self._learnt().items():
+            model.load_state_dict(state["models"][name])
         self.learner.load_state_dict(state["learner"])
         torch.set_rng_state(state["random"])
+
+    def _learnt(self) -> dict[str, Any]:
+        return {name: model for name, model in self.models.items() if hasattr(model, "load_state_dict")}

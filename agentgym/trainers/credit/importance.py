@@ -16,7 +16,7 @@ import numpy as np
 from agentgym.pack import Floats, Ints, pack
 from agentgym.trainers.credit.logprobs import write_logprobs, written
 from agentgym.trainers.paths import Paths, paths
-from agentgym.trainers.seams import Credit, Metrics
+from agentgym.trainers.seams import Credit, Metrics, asked
 from agentgym.turn import TurnTree
 
 LARGEST_LOG_RATIO = 20.0
@@ -111,6 +111,10 @@ class Corrected:
     @property
     def writes(self) -> frozenset[str]:
         return written(self.credit) | {"old", "importance"}
+
+    @property
+    def models(self) -> Mapping[str, Callable[[Any], Any]]:
+        return asked(self.credit)
 
     async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None:
         await self.credit.assign(trees, models)

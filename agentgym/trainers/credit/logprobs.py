@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from agentgym.errors import AgentGymError
-from agentgym.pack import pack
-from agentgym.trainers.seams import Credit
-from agentgym.turn import TurnTree
+from agentgym.pack import Floats, Packed, pack
+from agentgym.trainers.seams import Credit, asked
+from agentgym.turn import Turn, TurnTree
 
 
 class WithLogprobs:
@@ -26,6 +26,10 @@ class WithLogprobs:
     @property
     def writes(self) -> frozenset[str]:
         return written(self.credit) | set(self.streams)
+
+    @property
+    def models(self) -> Mapping[str, Callable[[Any], Any]]:
+        return asked(self.credit)
 
     async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None:
         await self.credit.assign(trees, models)
@@ -51,7 +55,11 @@ def write_logprobs(trees: Sequence[TurnTree], stream: str, models: Mapping[str, 
     if not hasattr(models.get(name), "logprobs"):
         raise AgentGymError(f"stream {stream!r} asks for a model {name!r} with logprobs(packed); models: {', '.join(models) or 'none'}")
     for packed in pack(trees, max_tokens):
-        values = models[name].logprobs(packed).double().cpu().numpy()
-        starts = np.searchsorted(packed.turn, np.arange(1, len(packed.turns)))
-        for turn, own in zip(packed.turns, np.split(values, starts), strict=True):
+        for turn, own in by_turn(packed, models[name].logprobs(packed).double().cpu().numpy()):
             turn.streams[stream] = own
+
+
+def by_turn(packed: Packed, values: Floats) -> Iterator[tuple[Turn, Floats]]:
+    """An array over a pack, shape (T,), as the parts of its turns."""
+    starts = np.searchsorted(packed.turn, np.arange(1, len(packed.turns)))
+    return zip(packed.turns, np.split(values, starts), strict=True)

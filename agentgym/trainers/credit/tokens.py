@@ -1,0 +1,34 @@
+"""Advantages of single tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from agentgym.pack import Floats
+from agentgym.trainers.credit.verdicts import alike
+from agentgym.turn import Turn, TurnTree
+
+
+def whitened(values: Floats) -> Floats:
+    """``(value - mean) / sqrt(var + 1e-8)`` with the sample variance (n - 1), shape (N,). Equal values, up to rounding, give 0."""
+    if alike(values):
+        return np.zeros(len(values))
+    found: Floats = (values - values.mean()) / np.sqrt(values.var(ddof=1) + 1e-8)
+    return found
+
+
+def whitened_together(parts: Mapping[Turn, Floats]) -> dict[Turn, Floats]:
+    """`whitened` over the values of all turns, each turn once however many episodes share it [R]."""
+    values = whitened(np.concatenate([np.zeros(0), *parts.values()]))
+    return dict(zip(parts, np.split(values, np.cumsum([len(part) for part in parts.values()])[:-1]), strict=True)) if parts else {}
+
+
+def write_tokens(trees: Sequence[TurnTree], stream: str, parts: Mapping[Turn, Floats]) -> None:
+    """A stream with ``parts`` on the sampled tokens of their turns, one value for all or one for each; 0 elsewhere."""
+    for tree in trees:
+        for turn in tree.turns:
+            turn.streams[stream] = np.zeros(len(turn.ids))
+            if turn in parts:
+                turn.streams[stream][np.asarray(turn.sampled, dtype=bool)] = parts[turn]
