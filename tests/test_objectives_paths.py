@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from forests import add_turn, random_model, random_tree
+from hypothesis import example, settings
 from hypothesis import given as prop
-from hypothesis import settings
 from hypothesis import strategies as st
 from packs import BEHAVIOUR, differences, gradient, group, heads, loss
 from torch import Tensor
@@ -355,6 +355,7 @@ def _norms_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", COUPLED)
 @settings(max_examples=3, deadline=None)
 @prop(seed=st.integers(0, 2**32))
+@example(seed=195957)  # the last tree of the pack has no episode with a verdict
 def test_the_gradient_of_packed_trees_is_that_of_their_paths(name: str, seed: int) -> None:
     objective, plain = COUPLED[name]
     model = random_model("Llama", seed % 7).double()

@@ -65,4 +65,5 @@ class PathTokens(Tokens):
 
     def by_tree(self, values: Tensor) -> Tensor:
         """The sum over each episode's tree, shape (E,) to shape (E,)."""
-        return values.new_zeros(len(values)).index_add(0, self.tree, values)[self.tree]
+        trees = int(self.tree.max()) + 1 if len(self.tree) else 0  # some may have no judged episode
+        return values.new_zeros(trees).index_add(0, self.tree, values)[self.tree]
