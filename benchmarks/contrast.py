@@ -9,7 +9,6 @@ so many of them, drawn without replacement, hold both outcomes. So no allocation
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from commandline import parser
 
 from agentgym import Lineage, Rollout, Start, Task
 from agentgym.cli.training import build
@@ -101,10 +101,7 @@ def measure(tokens: int, count: int, draws: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--quick", action="store_true", help="a smoke run without training: its figures mean nothing")
-    options = parser.parse_args()
+    options = parser(__doc__).parse_args()
     torch.set_num_threads(1)
     rows = measure(0, 12, 2) if options.quick else measure(TOKENS, TASKS, DRAWS)
     if options.json:

@@ -7,7 +7,6 @@ Every figure is process CPU time after a warm-up, over several repeats: the best
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import time
@@ -16,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from commandline import parser
 from gym_overhead import TASK, Figure, Sums, measure_forks, processor, repeat, table_of
 from rich.console import Console
 
@@ -121,11 +121,9 @@ def measure(data: Path, quick: bool) -> tuple[list[Figure], str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("data", nargs="?", type=Path, default=DATA, help="the folder of tau-bench")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: its figures mean nothing")
-    options = parser.parse_args()
+    command = parser(__doc__)
+    command.add_argument("data", nargs="?", type=Path, default=DATA, help="the folder of tau-bench")
+    options = command.parse_args()
     figures, skipped = measure(options.data, options.quick)
     if options.json:
         rows = [{**asdict(figure), "met": figure.met} for figure in figures]

@@ -6,7 +6,6 @@ Every figure is process CPU time after a warm-up, over several repeats: the best
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import json
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+from commandline import parser
 from rich.console import Console
 from rich.table import Table
 
@@ -306,10 +306,7 @@ def show(figures: list[Figure], torch: bool) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: its figures mean nothing")
-    options = parser.parse_args()
+    options = parser(__doc__).parse_args()
     figures, torch = measure(options.quick), imports_torch()
     if options.json:
         rows = [{**asdict(figure), "met": figure.met} for figure in figures]

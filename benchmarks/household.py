@@ -6,7 +6,6 @@ ALFWorld's games; without it their turn is skipped. Costs are process CPU time: 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import time
@@ -16,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 
+from commandline import parser
 from forks import per_run
 from gym_overhead import Figure, processor, repeat, table_of
 from rich.console import Console
@@ -108,11 +108,9 @@ def costs(data: Path, quick: bool) -> list[Figure]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("data", nargs="?", type=Path, default=DATA, help="a folder of ALFWorld's games")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: its figures mean nothing")
-    options = parser.parse_args()
+    command = parser(__doc__)
+    command.add_argument("data", nargs="?", type=Path, default=DATA, help="a folder of ALFWorld's games")
+    options = command.parse_args()
     played, figures = play(6 if options.quick else 400), costs(options.data, options.quick)
     if options.json:
         print(json.dumps({"processor": processor(), "played": list(map(asdict, played)), "figures": list(map(asdict, figures))}))

@@ -8,7 +8,6 @@ path. "padded" is the same in one rectangular batch. All give the same gradient;
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import statistics
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from commandline import parser
 
 from agentgym.pack import Packed, pack
 from agentgym.policies.tiny import new_model
@@ -104,11 +104,9 @@ def measure(name: str, copies: Sequence[int], rounds: int) -> list[dict[str, Any
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--quick", action="store_true", help="a smoke run on one tree: its figures mean nothing")
-    arguments = parser.parse_args()
+    command = parser(__doc__)
+    command.add_argument("--rounds", type=int, default=9)
+    arguments = command.parse_args()
     torch.set_num_threads(1)
     trees, rounds = (list(TREES.items())[-1:], 1) if arguments.quick else (TREES.items(), arguments.rounds)
     rows = [row for name, copies in trees for row in measure(name, copies, rounds)]

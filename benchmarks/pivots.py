@@ -7,12 +7,12 @@ The shipped policy tries each turn of the scripted expert's episodes on training
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 from typing import Any
 
 import torch
+from commandline import parser
 
 from agentgym import Lineage, Rollout, Start, TurnTree
 from agentgym.chat import Chat
@@ -68,10 +68,7 @@ def measure(tasks: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: its figures mean nothing")
-    options = parser.parse_args()
+    options = parser(__doc__).parse_args()
     torch.set_num_threads(1)
     rows = measure(6 if options.quick else TASKS)
     if options.json:

@@ -1,18 +1,15 @@
-import multiprocessing
 import random
-import signal
-import time
 
 import numpy as np
 import orjson
 import pytest
+from processes import finish, kill, start, what_it_left
 
 from agentgym import AgentGymError, Outcome, Task, Turn, TurnTree
 from agentgym.store import FORMAT, RunStore, turn_record
 from agentgym.trainers.credit.streams import log_advantages
 
 STEPS = 8
-HEAVY = ["torch._dynamo", "accelerate", "transformers.models.qwen3.modeling_qwen3", "agentgym.policies.sync", "agentgym.trainers.loop"]
 
 
 @pytest.fixture
@@ -170,45 +167,20 @@ def test_a_checkpoint_is_whole_or_it_is_not_there(store):
     assert sorted(path.name for path in (store.folder / "checkpoints").iterdir()) == ["step-00000004", "step-00000005"]
 
 
-def start(folder):
-    """A process of its own, forked from a server that has imported everything already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(HEAVY)
-    from resumable_run import main
-
-    run = context.Process(target=main, args=(folder, STEPS))
-    run.start()
-    return run
-
-
-def finish(folder):
-    run = start(folder)
-    run.join(timeout=200)
-    assert run.exitcode == 0
-
-
-def what_it_left(folder):
-    return {name: (folder / name).read_bytes() for name in ("weights", "metrics.jsonl", "turns.jsonl")}
-
-
 def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_path):
     pytest.importorskip("accelerate")
     rng = random.Random(0)
-    finish(tmp_path / "whole")
+    finish("main", tmp_path / "whole", STEPS)
     killed = tmp_path / "killed"
     turns = (tmp_path / "whole" / "turns.jsonl").stat().st_size
     for _ in range(3):
-        run = start(killed)
+        run = start("main", killed, STEPS)
         log = killed / "turns.jsonl"
         reached = log.stat().st_size if log.exists() else 0
         deadly = min(turns * 0.95, reached + rng.uniform(0.1, 0.4) * turns)  # a moment of the run, not of its start
-        while run.is_alive() and not (log.exists() and log.stat().st_size > deadly):
-            time.sleep(0.002)
-        run.kill()
-        run.join()
-        assert run.exitcode == -signal.SIGKILL, "the run ended before it was killed"
+        kill(run, log, deadly)
         assert not (killed / "weights").exists()
-    finish(killed)
+    finish("main", killed, STEPS)
     assert what_it_left(killed) == what_it_left(tmp_path / "whole")
     steps = [line["step"] for line in RunStore.open(killed).read("metrics")]
     assert steps == list(range(1, STEPS + 1))

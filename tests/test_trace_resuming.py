@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import signal
-import time
 
 import pytest
 from forests import forest_record
+from processes import finish, kill, start, what_it_left
 from resumable_run import through_a_file
 from words import Told, a_task, play
 
@@ -91,37 +89,16 @@ def test_tasks_of_one_turn_are_still_known_after_resuming():
     assert [len(tree.root.children) for tree in play(other, tasks, step=1)] == [4, 3]
 
 
-HEAVY = ["torch", "transformers", "accelerate", "agentgym.policies.transformers", "agentgym.trainers.loop"]
 STEPS = 5
-
-
-def start(folder):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(HEAVY)
-    from resumable_run import main_with_trace
-
-    run = context.Process(target=main_with_trace, args=(folder, STEPS))
-    run.start()
-    return run
 
 
 def test_training_with_trace_that_is_killed_in_mid_expansion_ends_like_one_that_was_not(tmp_path):
     pytest.importorskip("accelerate")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run = start(whole)
-    run.join(timeout=200)
-    assert run.exitcode == 0
+    finish("main_with_trace", whole, STEPS)
     forks = [turn for tree in RunStore.open(whole).trees() for turn in tree.turns if turn.parent and len(turn.children) > 1]
     assert forks, "nothing was expanded, so nothing was compared"
-    log, run = killed / "turns.jsonl", start(killed)
-    while run.is_alive() and not (log.exists() and log.stat().st_size > 0.7 * (whole / "turns.jsonl").stat().st_size):
-        time.sleep(0.002)
-    run.kill()
-    run.join()
-    assert run.exitcode == -signal.SIGKILL, "the run ended before it was killed"
+    kill(start("main_with_trace", killed, STEPS), killed / "turns.jsonl", 0.7 * (whole / "turns.jsonl").stat().st_size)
     assert any(not turn.children and turn.end is None for tree in RunStore.open(killed).trees() for turn in tree.turns)
-    run = start(killed)
-    run.join(timeout=200)
-    assert run.exitcode == 0
-    for name in ("weights", "metrics.jsonl", "turns.jsonl"):
-        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+    finish("main_with_trace", killed, STEPS)
+    assert what_it_left(killed) == what_it_left(whole)

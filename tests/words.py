@@ -14,6 +14,7 @@ from agentgym import AgentEnv, InfrastructureError, Lineage, Reply, Rollout, Sta
 from agentgym.policy import Generation
 from agentgym.rollout import episode
 from agentgym.trainers.expanders.value import Belief
+from agentgym.trainers.seams import Stateless
 from agentgym.turn import TurnTree
 
 VALUES = [0.5, 0.9, 0.2, 0.98]
@@ -93,7 +94,7 @@ class Coin:
         return Generation(text=random.Random(sampling.seed).choice("ab"))
 
 
-class Told:
+class Told(Stateless):
     """A predictor that was told the values, by task and what is written; it remembers what it was taught."""
 
     cold = False
@@ -107,12 +108,6 @@ class Told:
 
     def learn(self, trees):
         self.taught.append([tree.id for tree in trees])
-
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, state):
-        pass
 
     def metrics(self):
         return {}

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from agentgym.chat import Chat
 from agentgym.errors import AgentGymError
-from agentgym.pack import Floats, Packed, pack
+from agentgym.pack import Floats, Packed
 from agentgym.policy import Generation, Prompt, Sampling
 from agentgym.task import Task
-from agentgym.trainers.credit.logprobs import by_turn
+from agentgym.trainers.credit.logprobs import scored
 from agentgym.trainers.learner import PackScorer
 from agentgym.turn import Turn, TurnTree, begun, path
 
@@ -77,10 +77,9 @@ class ForeignTeacher:
         for node in dict.fromkeys(node for turn in wanted for node in path(turn)):
             translated.add(node)
         originals = {translated.actions[turn]: turn for turn in wanted}
-        for own in pack(list(translated.forest.values()), self.max_tokens):
-            for twin, scores in by_turn(own, self._scorer.logprobs(own).double().cpu().numpy()):
-                if twin in originals:
-                    yield originals[twin], twin.ids[: twin.action_tokens], scores[: twin.action_tokens]
+        for twin, scores in scored(list(translated.forest.values()), self._scorer, self.max_tokens):
+            if twin in originals:
+                yield originals[twin], twin.ids[: twin.action_tokens], scores[: twin.action_tokens]
 
 
 class _Translation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,15 @@ from torch import Tensor
 
 from agentgym.errors import AgentGymError
 from agentgym.pack import Floats, Ints, pack
-from agentgym.trainers.credit.streams import written
+from agentgym.trainers.credit.streams import Around, written
 from agentgym.trainers.objectives.clipped import ClippedSurrogate
-from agentgym.trainers.seams import Credit, Learner, Objective, asked
+from agentgym.trainers.seams import Credit, Learner, Objective
 from agentgym.turn import Turn, TurnTree, path
 
 ROUNDING = 1e-12  # of the sum of all inner products: a gradient below it is none
 
 
-class ADWIN:
+class ADWIN(Around):
     """``credit``, with nothing trained beyond the window in which `agentgym.trainers.expanders.adwin.ADWIN` played.
 
     On the probes, by their trees' tag ``window``: one gradient of ``objective`` for the trained tokens between each two candidates, as
@@ -40,17 +40,13 @@ class ADWIN:
                 f"{type(credit).__name__} does not say which tokens train, and an episode that a window cuts has no verdict to say it: "
                 "ADWIN needs a credit that writes trained"
             )
-        self.credit, self.rho, self.max_tokens = credit, rho, max_tokens
+        super().__init__(credit)
+        self.rho, self.max_tokens = rho, max_tokens
         self.objective: Objective = objective or ClippedSurrogate()
-        self._metrics: dict[str, float] = {}
 
     @property
     def writes(self) -> frozenset[str]:
         return written(self.credit)
-
-    @property
-    def models(self) -> Mapping[str, Callable[[Any], Any]]:
-        return asked(self.credit)
 
     async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None:
         await self.credit.assign(trees, models)
@@ -77,15 +73,6 @@ class ADWIN:
             tree.tags["window"]["next"] = window
         named = {f"cosine_{candidate}": cosine for candidate, cosine in zip(candidates, found, strict=True)}
         return {**named, "window_next": window, "audit_tokens": tokens}
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.credit.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.credit.load_state_dict(state)
-
-    def metrics(self) -> dict[str, float]:
-        return {**self.credit.metrics(), **self._metrics}
 
 
 def bucket_gradients(

@@ -22,7 +22,7 @@ class ExOPD(OPD):
     Its optimum is in proportion to ``teacher^scale reference^(1 - scale)``: ``scale`` 1 is OPD and asks no reference, 0 pulls to it, and
     above 1 goes beyond the teacher: 1.25 in the paper, where 1.5 made answers grow. ``bound`` is that of ``teacher - reference logp`` [R].
     The reference is a `Frozen` copy of the starting policy, from which teachers of several domains are best grown, or a model given
-    under its name: the teacher's own start is the paper's reward correction.
+    under its name: the teacher's own start is the paper's reward correction. Other settings are those of `OPD`.
 
     Source: Learning beyond Teacher: Generalized On-Policy Distillation with Reward Extrapolation, arXiv 2602.12125 [S-code].
     """
@@ -33,14 +33,9 @@ class ExOPD(OPD):
         teacher: str | Routed = "teacher",
         reference: str = "reference",
         bound: float | None = 5.0,
-        clip: float | None = None,
-        coefficient: float = 1.0,
-        discount: float = 0.0,
-        turn_discount: float = 0.0,
-        window: int | None = None,
-        max_tokens: int = 4096,
+        **settings: Any,
     ) -> None:
-        super().__init__(teacher, coefficient, discount, turn_discount, clip, window, max_tokens)
+        super().__init__(teacher, **settings)
         self.scale, self.reference = scale, reference
         self.bound = np.inf if bound is None else bound
         self.writes = OPD.writes

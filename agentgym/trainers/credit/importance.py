@@ -14,10 +14,10 @@ from typing import Any, Literal
 import numpy as np
 
 from agentgym.pack import Floats, Ints, pack
-from agentgym.trainers.credit.logprobs import write_logprobs
-from agentgym.trainers.credit.streams import written
+from agentgym.trainers.credit.logprobs import by_turn, write_logprobs
+from agentgym.trainers.credit.streams import Around, written
 from agentgym.trainers.paths import Paths, paths
-from agentgym.trainers.seams import Credit, Metrics, asked
+from agentgym.trainers.seams import Credit, Metrics
 from agentgym.turn import TurnTree
 
 LARGEST_LOG_RATIO = 20.0
@@ -91,7 +91,7 @@ class DivergenceRejection:
         return np.where(_means(each, episode) <= self.cap, 1.0, 0.0)[episode]
 
 
-class Corrected:
+class Corrected(Around):
     """``credit``, and the streams that `agentgym.trainers.objectives.importance.Decoupled` reads: ``old`` and ``importance``.
 
     ``old`` are the learner's log-probabilities before the update, from one more forward pass. A token that episodes share has the
@@ -106,16 +106,12 @@ class Corrected:
         normalise: Literal["tokens", "sequences"] | None = None,
         max_tokens: int = 4096,
     ) -> None:
-        self.credit, self.rules, self.normalise, self.max_tokens = credit, rules, normalise, max_tokens
-        self._metrics: Metrics = {}
+        super().__init__(credit)
+        self.rules, self.normalise, self.max_tokens = rules, normalise, max_tokens
 
     @property
     def writes(self) -> frozenset[str]:
         return written(self.credit) | {"old", "importance"}
-
-    @property
-    def models(self) -> Mapping[str, Callable[[Any], Any]]:
-        return asked(self.credit)
 
     async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None:
         await self.credit.assign(trees, models)
@@ -126,18 +122,8 @@ class Corrected:
             weights = importance(log_ratio, found, self.rules, self.normalise)
             self._metrics = gap(log_ratio, weights, found)
             stream: Floats = np.bincount(found.token, found.share * weights, minlength=len(packed)).astype(np.float64)
-            starts = np.searchsorted(packed.turn, np.arange(1, len(packed.turns)))
-            for turn, own in zip(packed.turns, np.split(stream, starts), strict=True):
+            for turn, own in by_turn(packed, stream):
                 turn.streams["importance"] = own
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.credit.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.credit.load_state_dict(state)
-
-    def metrics(self) -> dict[str, float]:
-        return {**self.credit.metrics(), **self._metrics}
 
 
 def importance(log_ratio: Floats, found: Paths, rules: Sequence[Rule], normalise: Literal["tokens", "sequences"] | None = None) -> Floats:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from agentgym.errors import AgentGymError
 from agentgym.pack import Floats, Packed, pack
-from agentgym.trainers.credit.streams import written
-from agentgym.trainers.seams import Credit, asked
+from agentgym.trainers.credit.streams import Around, written
+from agentgym.trainers.seams import Credit
 from agentgym.turn import Turn, TurnTree
 
 
-class WithLogprobs:
+class WithLogprobs(Around):
     """``credit``, and a stream of log-probabilities, in nats, for each name in ``streams``.
 
     ``streams`` maps a stream to the model that it is from: a key of the training's ``models``, which needs
@@ -22,29 +22,17 @@ class WithLogprobs:
     """
 
     def __init__(self, credit: Credit, streams: Mapping[str, str], max_tokens: int = 4096) -> None:
-        self.credit, self.streams, self.max_tokens = credit, streams, max_tokens
+        super().__init__(credit)
+        self.streams, self.max_tokens = streams, max_tokens
 
     @property
     def writes(self) -> frozenset[str]:
         return written(self.credit) | set(self.streams)
 
-    @property
-    def models(self) -> Mapping[str, Callable[[Any], Any]]:
-        return asked(self.credit)
-
     async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None:
         await self.credit.assign(trees, models)
         for stream, name in self.streams.items():
             write_logprobs(trees, stream, models, name, self.max_tokens)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.credit.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.credit.load_state_dict(state)
-
-    def metrics(self) -> dict[str, float]:
-        return self.credit.metrics()
 
 
 def write_logprobs(trees: Sequence[TurnTree], stream: str, models: Mapping[str, Any], name: str, max_tokens: int) -> None:
@@ -54,9 +42,14 @@ def write_logprobs(trees: Sequence[TurnTree], stream: str, models: Mapping[str, 
         models[name].read_tools(trees)
     for turn in (turn for tree in trees for turn in tree.turns):
         turn.streams[stream] = np.zeros(len(turn.ids))
+    for turn, own in scored(trees, models[name], max_tokens):
+        turn.streams[stream] = own
+
+
+def scored(trees: Sequence[TurnTree], model: Any, max_tokens: int) -> Iterator[tuple[Turn, Floats]]:
+    """The model's log-probabilities of each turn's tokens, for every turn of the packs that the trees make."""
     for packed in pack(trees, max_tokens):
-        for turn, own in by_turn(packed, models[name].logprobs(packed).double().cpu().numpy()):
-            turn.streams[stream] = own
+        yield from by_turn(packed, model.logprobs(packed).double().cpu().numpy())
 
 
 def by_turn(packed: Packed, values: Floats) -> Iterator[tuple[Turn, Floats]]:

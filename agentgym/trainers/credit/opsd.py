@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from agentgym.errors import AgentGymError
-from agentgym.pack import pack
 from agentgym.task import Task
-from agentgym.trainers.credit.logprobs import by_turn
+from agentgym.trainers.credit.logprobs import scored
 from agentgym.trainers.credit.opd import OPD
 from agentgym.trainers.credit.topk import scorer
 from agentgym.trainers.learner import Frozen
@@ -26,27 +25,22 @@ class OPSD(OPD):
     ``hint`` is a template of the task, put in front of every context as plain text [R]; where a field of it is None, the tree does not
     train. ``teacher`` "learner" is the live policy before its update; any other name a `Frozen` copy of the starting policy, which the
     code recommends, or a model given under it. Metric ``hinted``: the share of trees with a hint. The paper's own loss is a JSD over
-    the vocabulary; this is its sampled form. Source: Self-Distilled Reasoner, arXiv 2601.18734 [S-code].
+    the vocabulary; this is its sampled form. Source: Self-Distilled Reasoner, arXiv 2601.18734 [S-code]. Other settings are
+    those of `OPD`.
     """
 
     def __init__(
         self,
         hint: str = "The answer is {task.answer}.\n",
         teacher: str = "learner",
-        coefficient: float = 1.0,
-        discount: float = 0.0,
-        turn_discount: float = 0.0,
-        clip: float | None = None,
-        window: int | None = None,
-        max_tokens: int = 4096,
+        **settings: Any,
     ) -> None:
-        super().__init__(teacher, coefficient, discount, turn_discount, clip, window, max_tokens)
+        super().__init__(teacher, **settings)
         self.models = dict.fromkeys(self.models, Frozen)
         self.hint, self.name, self.hinted = checked(hint), teacher, 0.0
 
     def score(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None:
         teacher, tokenizer = scorer(models, self.name, "logprobs"), models["chat"].tokenizer
-        before: dict[Turn, int] = {}
         origin: dict[Turn, Turn] = {}
         forest = []
         for tree in trees:
@@ -55,12 +49,10 @@ class OPSD(OPD):
                 turn.streams["teacher"] = np.zeros(len(turn.ids))
                 turn.streams["trained"] *= hint is not None
             if hint is not None:
-                ids = tokenizer.encode(hint, add_special_tokens=False)
-                forest.append(hinted(tree, ids, origin))
-                before.update((turn, len(ids)) for turn in forest[-1].turns if turn.parent is None or turn.restarts)
-        for packed in pack(forest, self.max_tokens):
-            for twin, own in by_turn(packed, teacher.logprobs(packed).double().cpu().numpy()):
-                origin[twin].streams["teacher"] = own[before.get(twin, 0) :]
+                forest.append(hinted(tree, tokenizer.encode(hint, add_special_tokens=False), origin))
+        for twin, own in scored(forest, teacher, self.max_tokens):
+            turn = origin[twin]
+            turn.streams["teacher"] = own[len(own) - len(turn.ids) :]  # behind the hint
         self.hinted = len(forest) / max(1, len(trees))
 
     def metrics(self) -> dict[str, float]:

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from agentgym.errors import AgentGymError
 from agentgym.pack import Floats
 from agentgym.store import RunStore
-from agentgym.trainers.seams import Credit
+from agentgym.trainers.seams import Credit, Metrics, State, asked
 from agentgym.turn import Turn, TurnTree
 
 
 def written(credit: Credit) -> frozenset[str]:
     """The streams that a credit writes: its ``writes``, or the advantage alone."""
     return frozenset(getattr(credit, "writes", {"advantage"}))
+
+
+class Around:
+    """What credits have in common that add to what another, ``credit``, writes: its models and its state are theirs."""
+
+    def __init__(self, credit: Credit) -> None:
+        self.credit = credit
+        self._metrics: Metrics = {}
+
+    @property
+    def models(self) -> dict[str, Callable[[Any], Any]]:
+        return asked(self.credit)
+
+    def state_dict(self) -> State:
+        return self.credit.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        self.credit.load_state_dict(state)
+
+    def metrics(self) -> Metrics:
+        return {**self.credit.metrics(), **self._metrics}
 
 
 def teaches(tree: TurnTree) -> bool:

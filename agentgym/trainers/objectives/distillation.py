@@ -14,8 +14,7 @@ from agentgym.pack import Packed
 from agentgym.trainers.objectives.tokens import LARGEST_LOG_RATIO, Tokens
 from agentgym.trainers.seams import Heads, Metrics
 
-LEAST_REST = {torch.float64: 1e-12}  # less mass is rounding: over a large vocabulary float32 tells nothing below the other value [R]
-LEAST_REST_ELSE = 1e-5
+LEAST_REST = 1e-5  # less mass than this is rounding: over a large vocabulary float32 tells no smaller one [R]
 LEAST_LOGPROB = -100.0
 
 
@@ -144,7 +143,7 @@ class Support:
 def with_tail(logprobs: Tensor) -> Tensor:
     """One more entry with the mass of all other tokens, shapes (N, k) to (N, k + 1). Without gradient where that is only rounding."""
     logprobs = logprobs.clamp(min=LEAST_LOGPROB)
-    rest = (1 - logprobs.exp().sum(-1, keepdim=True)).clamp(min=LEAST_REST.get(logprobs.dtype, LEAST_REST_ELSE))
+    rest = (1 - logprobs.exp().sum(-1, keepdim=True)).clamp(min=1e-12 if logprobs.dtype == torch.float64 else LEAST_REST)
     return torch.cat([logprobs, rest.log()], -1)
 
 
