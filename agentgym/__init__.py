@@ -22,16 +22,16 @@ from agentgym.turn import Turn, TurnTree
 if TYPE_CHECKING:
     from agentgym.chat import Chat
     from agentgym.envs.check import check_env
+    from agentgym.envs.functions import FunctionEnv, register_functions
     from agentgym.evaluation import evaluate
-    from agentgym.functions import FunctionEnv, register_functions
     from agentgym.rollout import Limits, Rollout, Start
 
 _LATER = {
     "Chat": "chat",
     "check_env": "envs.check",
     "evaluate": "evaluation",
-    "FunctionEnv": "functions",
-    "register_functions": "functions",
+    "FunctionEnv": "envs.functions",
+    "register_functions": "envs.functions",
     "Limits": "rollout",
     "Rollout": "rollout",
     "Start": "rollout",

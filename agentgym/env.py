@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import Any, SupportsFloat
 
 import gymnasium
@@ -22,6 +25,8 @@ from agentgym.tool import Tool, is_tool, to_text
 
 # Errors that a typed function raises for bad input: the policy reads them. Anything else is a fault of the environment.
 REFUSALS = (ToolError, ValueError, LookupError, ArithmeticError)
+NUMBER: ContextVar[int] = ContextVar("number")  # of a tool call within its turn, where several run at once
+MOST_AT_ONCE = 16  # read-only calls of one turn
 Info = dict[str, Any]
 
 
@@ -50,6 +55,7 @@ class AgentEnv(gymnasium.Env[str, str]):
     is. With ``snapshots = "value"`` the state is immutable (a frozen dataclass, a tuple) and a fork costs microseconds;
     with ``"copy"`` it is deep-copied. With ``"log"`` it may be anything, such as a connection: a fork calls ``begin`` and
     replays the calls of the tools that are not declared ``@tool(effect="read")``, or all actions where ``act`` is overridden.
+    Where ``blocking`` is true, consecutive calls of such tools in one turn run together.
 
     ``reset(options=...)`` takes ``task`` (a `Task` or its id), ``split``, and ``lineage`` (a `Lineage` for all draws).
     An observation is the text that the last turn adds. ``info["messages"]`` holds the same as chat messages (at reset:
@@ -69,7 +75,7 @@ class AgentEnv(gymnasium.Env[str, str]):
 
     def __init__(self, tools: Sequence[Callable[..., Any]] = ()) -> None:
         methods = [getattr(self, name) for name in _tool_names(type(self))]
-        self.tools: list[Tool] = [Tool(function) for function in (*methods, *tools)]
+        self.tools: list[Tool] = [tool if isinstance(tool, Tool) else Tool(tool) for tool in (*methods, *tools)]
         self._tool_by_name = {tool.name: tool for tool in self.tools}
         self.lineage = Lineage.of(0)
         self.turn = self.calls = self._calls_before = 0
@@ -122,7 +128,7 @@ class AgentEnv(gymnasium.Env[str, str]):
 
     def rng(self, name: str) -> Any:
         """A `random.Random` for a draw of this tool call: the same for the same seed, task, turn, call and name."""
-        return (self.lineage / "turn" / self.turn / (self.calls - self._calls_before) / name).rng()
+        return (self.lineage / "turn" / self.turn / NUMBER.get(self.calls - self._calls_before) / name).rng()
 
     # What the kernel does.
 
@@ -269,11 +275,12 @@ class AgentEnv(gymnasium.Env[str, str]):
         messages: list[dict[str, Any]] = []
         texts: list[str] = []
         reward, ends, outcome = 0.0, False, Outcome.OK
-        for call in calls:
-            before = self.calls
-            reply = self._run_call(call)
+        before = self.calls
+        replies = self._overlapping(calls) if self.blocking and len(calls) > 1 else self._one_by_one(calls)
+        for call, reply in zip(calls, replies, strict=False):
             if self.snapshots == "log":
                 self._note(call, before, reply)
+            before = self.calls
             texts.append(reply.text)
             messages.append({"role": "tool", "name": call.name, "content": reply.text})
             reward, ends = reward + reply.reward, reply.ends
@@ -282,10 +289,37 @@ class AgentEnv(gymnasium.Env[str, str]):
                 break
         return Reply("\n".join(texts), reward, ends, outcome, tuple(messages))
 
+    def _one_by_one(self, calls: Sequence[Call]) -> Iterator[Reply]:
+        for call in calls:
+            yield self._run_call(call)
+
+    def _overlapping(self, calls: Sequence[Call]) -> Iterator[Reply]:
+        """Runs of read-only calls in threads of their own, all others one after another. The replies keep the order of the calls."""
+        for reads, group in groupby(calls, self._only_reads):
+            together = list(group)
+            if not reads or (self.max_calls is not None and self.calls + len(together) > self.max_calls):
+                yield from self._one_by_one(together)
+                continue
+            numbers = range(self.calls - self._calls_before + 1, self.calls - self._calls_before + len(together) + 1)
+            self.calls += len(together)
+            with ThreadPoolExecutor(min(len(together), MOST_AT_ONCE)) as threads:
+                yield from threads.map(self._run_numbered, numbers, together)
+
+    def _only_reads(self, call: Call) -> bool:
+        tool = self._tool_by_name.get(call.name)
+        return tool is not None and tool.effect == "read" and not tool.ends
+
+    def _run_numbered(self, number: int, call: Call) -> Reply:
+        NUMBER.set(number)
+        return self._perform(call)
+
     def _run_call(self, call: Call) -> Reply:
         if self.max_calls is not None and self.calls >= self.max_calls:
             return Reply(f"Error: the limit of {self.max_calls} tool calls is reached.", outcome=Outcome.MODEL_ERROR)
         self.calls += 1
+        return self._perform(call)
+
+    def _perform(self, call: Call) -> Reply:
         tool = self._tool_by_name.get(call.name)
         if tool is None:
             names = ", ".join(self._tool_by_name)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import gymnasium
 import pytest
 
 import agentgym
-from agentgym import Task, call
+from agentgym import Call, FunctionEnv, Task, call, format_action, tool
 
 
 def add(a: int, b: int) -> int:
@@ -39,3 +41,44 @@ def test_a_wrong_answer_scores_nothing(env):
 
 def test_the_contract_holds(env):
     agentgym.check_env("test/Sums-v0").raise_if_broken()
+
+
+def test_read_only_calls_of_a_turn_run_together_and_keep_their_order():
+    both_are_in = threading.Barrier(2)
+
+    @tool(effect="read")
+    def look(name: str) -> str:
+        """Wait for another look."""
+        both_are_in.wait(timeout=20)
+        return name
+
+    env = FunctionEnv([look, add], TASKS, lambda answer, task: 0.0, blocking=True)
+    env.reset(seed=0)
+    calls = [Call("look", {"name": "a"}), Call("look", {"name": "b"}), Call("add", {"a": 1, "b": 2}), Call("add", {"a": 2, "b": 2})]
+    assert env.step(format_action(*calls))[0] == "a\nb\n3\n4"
+    assert env.calls == 4
+
+
+def test_calls_draw_the_same_together_as_one_after_another():
+    class Draws(agentgym.AgentEnv):
+        max_calls = 5
+
+        def tasks(self, split):
+            return TASKS
+
+        @tool(effect="read")
+        def draw(self) -> int:
+            """Draw."""
+            return self.rng("draw").randrange(10**9)
+
+    class Waits(Draws):
+        blocking = True
+
+    def drawn(cls, *counts):
+        env = cls()
+        env.reset(seed=3, options={"task": TASKS[0]})
+        return [env.step(format_action(*[Call("draw", {})] * count))[0] for count in counts], env.calls
+
+    assert drawn(Draws, 3, 1) == drawn(Waits, 3, 1)
+    assert len(set(drawn(Waits, 3)[0][0].split())) == 3
+    assert drawn(Draws, 7) == drawn(Waits, 7)  # with the limit in the middle of a turn

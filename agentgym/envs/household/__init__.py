@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from agentgym.action import call
 from agentgym.env import AgentEnv, Reply
-from agentgym.envs.household.expert import Memory, action_of, next_step
+from agentgym.envs.household.expert import Expert, Memory, action_of, next_step
 from agentgym.envs.household.homes import SIZES, Home, game_of, home_tasks
 from agentgym.envs.household.texts import NOTHING_HAPPENS, play
 from agentgym.envs.household.world import Game, World
@@ -21,7 +21,7 @@ from agentgym.tool import tool
 
 if TYPE_CHECKING:
     from agentgym.chat import Chat
-    from agentgym.envs.household.demonstrations import Demonstrations
+    from agentgym.envs.demonstrations import Demonstrations
     from agentgym.envs.household.games import OfficialGame
 
 HOME_STEPS, GAME_STEPS = 20, 50  # commands, however many a turn has
@@ -95,9 +95,9 @@ class Household(AgentEnv):
 
     def demonstrations(self, chat: Chat | None, seed: int, mistakes: float) -> Demonstrations:
         """Episodes of an expert that errs with probability ``mistakes`` at each turn, for a warm start."""
-        from agentgym.envs.household.demonstrations import Demonstrations
+        from agentgym.envs.demonstrations import Demonstrations
 
-        return Demonstrations(Household, chat, seed, mistakes)
+        return Demonstrations(Household, Expert(seed=seed, mistakes=mistakes), chat, seed)
 
     def _game_of(self, task: Task) -> Game:
         return game_of(Home.of(task.data)) if self._official is None else self._game_row(task).game

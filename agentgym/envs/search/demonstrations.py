@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -11,11 +10,10 @@ from string import ascii_uppercase
 
 from agentgym.chat import Chat
 from agentgym.env import AgentEnv
+from agentgym.envs import demonstrations
 from agentgym.envs.search.atlas import town_names
 from agentgym.envs.search.expert import Expert
 from agentgym.envs.search.questions import COMPARE, split_of
-from agentgym.expand import Groups
-from agentgym.rollout import Rollout, Start
 from agentgym.seeds import Lineage
 from agentgym.task import Task
 from agentgym.turn import Message, Turn, TurnTree
@@ -25,7 +23,7 @@ PRACTICE = {1: 0.2, 2: 0.25, 3: 0.25, COMPARE: 0.3}  # of the demonstrations, by
 _NAME = re.compile(r"\b(?:[A-Z]{3}|[A-Z][a-z]+)\b")
 
 
-class Demonstrations:
+class Demonstrations(demonstrations.Demonstrations):
     """Episodes of the erring expert on training tasks, drawn by kind.
 
     Most are told again with other towns' names and random codes, each name of an episode replaced by one other: what can be
@@ -33,28 +31,20 @@ class Demonstrations:
     """
 
     def __init__(self, make_env: Callable[[], AgentEnv], chat: Chat | None, seed: int, mistakes: float) -> None:
-        self.make_env = make_env
-        self.chat = chat
-        self.lineage = Lineage.of(seed, "demonstrations")
-        self.expert = Expert(seed=seed, mistakes=mistakes)
+        super().__init__(make_env, Expert(seed=seed, mistakes=mistakes), chat, seed)
         self.kinds: dict[int, list[Task]] = {}
-        for task in make_env().tasks("train"):
+        for task in self.tasks:
             self.kinds.setdefault(COMPARE if task.data["compares"] else len(task.data["plan"]), []).append(task)
-        self._round = 0
 
     def play(self, count: int) -> list[TurnTree]:
-        """The next ``count`` demonstrations, each a tree of one episode."""
-        lineage = self.lineage / self._round
-        self._round += 1
-        starts = [Start(self._draw((lineage / "tasks" / number).rng())) for number in range(count)]
-        rollout = Rollout(self.make_env, Groups(1, "expert"), {"expert": self.expert}, self.chat, lineage)
-        trees = asyncio.run(rollout.run(starts))
-        return [self._retold(tree, (lineage / "names" / number).rng()) for number, tree in enumerate(trees)]
+        names = self.lineage / self._round / "names"
+        return [self._retold(tree, (names / number).rng()) for number, tree in enumerate(super().play(count))]
 
-    def _draw(self, rng: Random) -> Task:
+    def draw(self, lineage: Lineage, count: int) -> list[Task]:
         """Kinds of questions come in the shares ``PRACTICE``, not as often as they are asked."""
-        kind = rng.choices(list(PRACTICE), list(PRACTICE.values()))[0]
-        return rng.choice(self.kinds[kind])
+        rngs = [(lineage / number).rng() for number in range(count)]
+        kinds = [rng.choices(list(PRACTICE), list(PRACTICE.values()))[0] for rng in rngs]
+        return [rng.choice(self.kinds[kind]) for rng, kind in zip(rngs, kinds, strict=True)]
 
     def _retold(self, tree: TurnTree, rng: Random) -> TurnTree:
         if self.chat is None or rng.random() >= RENAMED:

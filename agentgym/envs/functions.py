@@ -18,18 +18,26 @@ Grader = Callable[[str, Task], float]
 class FunctionEnv(AgentEnv):
     """Your functions as tools, a tool ``answer`` that ends the episode, and ``grade(answer, task)`` for its reward.
 
-    The functions keep no state between calls; an environment with state is a class of its own.
+    The functions keep no state between calls; an environment with state is a class of its own. ``blocking``: they wait for
+    something, such as a server, so they run in threads, and those declared ``@tool(effect="read")`` together.
     """
 
     snapshots = "value"
     state: str | None
 
     def __init__(
-        self, tools: Sequence[Callable[..., Any]], tasks: Sequence[Task], grade: Grader, *, system: str = "", max_turns: int = 16
+        self,
+        tools: Sequence[Callable[..., Any]],
+        tasks: Sequence[Task],
+        grade: Grader,
+        *,
+        system: str = "",
+        max_turns: int = 16,
+        blocking: bool = False,
     ) -> None:
         super().__init__(tools)
         self.splits = tuple(dict.fromkeys(task.split for task in tasks))
-        self.system, self.max_turns = system, max_turns
+        self.system, self.max_turns, self.blocking = system, max_turns, blocking
         self._tasks, self._grade = list(tasks), grade
 
     def tasks(self, split: str) -> Sequence[Task]:
@@ -56,8 +64,8 @@ class FunctionEnv(AgentEnv):
 
 
 def register_functions(
-    id: str, tools: Sequence[Callable[..., Any]], tasks: Sequence[Task], grade: Grader, *, system: str = "", max_turns: int = 16
+    id: str, tools: Sequence[Callable[..., Any]], tasks: Sequence[Task], grade: Grader, **settings: Any
 ) -> None:
-    """Register a `FunctionEnv` with Gymnasium under ``id``."""
-    arguments = {"tools": tools, "tasks": tasks, "grade": grade, "system": system, "max_turns": max_turns}
+    """Register a `FunctionEnv` with Gymnasium under ``id``. ``settings`` are its own: ``system``, ``max_turns``, ``blocking``."""
+    arguments = {"tools": tools, "tasks": tasks, "grade": grade, **settings}
     gymnasium.register(id, entry_point=f"{__name__}:FunctionEnv", kwargs=arguments)
