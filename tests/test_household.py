@@ -145,10 +145,10 @@ def test_a_bad_folder_or_line_is_named(tmp_path: Path) -> None:
         Household(tmp_path)
     games = tmp_path / "dev.jsonl"
     games.write_text('{"id": "a", "task_type": "x"}\n')
-    with pytest.raises(AgentGymError, match=r"dev\.jsonl, line 1: goal: field required"):
+    with pytest.raises(AgentGymError, match=r"dev\.jsonl, line 1: goal: Field required"):
         Household(tmp_path)
-    games.write_text("\n")
-    with pytest.raises(AgentGymError, match=r"dev\.jsonl, line 1 is not JSON"):
+    games.write_text("{\n")
+    with pytest.raises(AgentGymError, match=r"dev\.jsonl, line 1: not JSON"):
         Household(tmp_path)
     row = {"id": "a", "task_type": "x", "goal": "g", "domain": "d", "pddl_problem": "", "pddl_params": {"object_target": "Mug"}}
     games.write_text(json.dumps(row))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
 import orjson
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from agentgym.envs.household.pddl import Action, parse_domain, parse_problem
 from agentgym.envs.household.texts import opening
 from agentgym.envs.household.world import Game
+from agentgym.envs.rows import read
 from agentgym.errors import AgentGymError
 from agentgym.task import Task
 
@@ -90,7 +90,7 @@ def read_games(folder: Path) -> dict[str, list[OfficialGame]]:
     files = sorted(path for path in folder.glob("*") if path.name.endswith((".jsonl", ".jsonl.gz")))
     if not files:
         raise AgentGymError(f"{folder} holds no games: give a folder with *.jsonl.gz, their domain_*.pddl and common_lines.json")
-    return {path.name.split(".jsonl")[0]: [OfficialGame(row, folder) for row in _rows(path)] for path in files}
+    return {path.name.split(".jsonl")[0]: [OfficialGame(row, folder) for _, row in read(path, GameRow)] for path in files}
 
 
 def entity_names(objects: Mapping[str, str]) -> dict[str, str]:
@@ -112,19 +112,6 @@ def kind_of_place(name: str) -> str:
 
 def _kind(id: str) -> str:
     return id.split("_bar_")[0] + ("basin" if "basin" in id else "")
-
-
-def _rows(path: Path) -> Iterator[GameRow]:
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                yield GameRow.model_validate(orjson.loads(line))
-            except ValidationError as error:
-                first = error.errors()[0]
-                field = ".".join(map(str, first["loc"]))
-                raise AgentGymError(f"{path}, line {number}: {field}: {first['msg'].lower()}") from error
-            except ValueError as error:
-                raise AgentGymError(f"{path}, line {number} is not JSON ({error})") from error
 
 
 @cache

@@ -19,7 +19,7 @@ from agentgym.tools.search import SearchIndex
 
 if TYPE_CHECKING:
     from agentgym.chat import Chat
-    from agentgym.envs.search.corpus import Rows
+    from agentgym.envs.rows import Rows
     from agentgym.envs.search.demonstrations import Demonstrations
 
 

@@ -1,20 +1,18 @@
-"""Pages and questions from files or rows: every bad line is named with its file, number and reason."""
+"""Pages and questions from files or rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import orjson
-from pydantic import AliasChoices, BaseModel, Field, ValidationError, field_validator
+from pydantic import AliasChoices, BaseModel, Field, field_validator
 
+from agentgym.envs.rows import Rows, name_of, read
 from agentgym.errors import AgentGymError
 from agentgym.task import Task
 from agentgym.tools.search import Page
 
-Rows = str | Path | Iterable[Mapping[str, Any]]
-Row = TypeVar("Row", bound=BaseModel)
 SPLITS = ("train", "validation", "dev", "test")
 
 
@@ -47,9 +45,9 @@ class QuestionRow(BaseModel):
 
 
 def read_pages(rows: Rows) -> list[Page]:
-    pages = [Page(row.title, row.text) for _, row in _read(rows, PageRow)]
+    pages = [Page(row.title, row.text) for _, row in read(rows, PageRow)]
     if not pages:
-        raise AgentGymError(f"{_name(rows)} holds no pages")
+        raise AgentGymError(f"{name_of(rows)} holds no pages")
     return pages
 
 
@@ -59,14 +57,14 @@ def read_questions(sources: Sequence[Rows]) -> dict[str, list[Task]]:
     places: dict[tuple[str, str], str] = {}
     for rows in sources:
         default = _split_by_name(rows)
-        for number, (place, row) in enumerate(_read(rows, QuestionRow), start=1):
+        for number, (place, row) in enumerate(read(rows, QuestionRow), start=1):
             id, split = row.id or str(number), row.split or default
             if (split, id) in places:
                 raise AgentGymError(f"{place}: the id {id!r} stands at {places[split, id]} already; give it another")
             places[split, id] = place
             tasks.setdefault(split, []).append(Task(id, row.question, [*row.answers, *row.answer_aliases], split))
     if not tasks:
-        raise AgentGymError(f"{' and '.join(map(_name, sources))}: no questions")
+        raise AgentGymError(f"{' and '.join(map(name_of, sources))}: no questions")
     return {split: tasks[split] for split in sorted(tasks, key=_rank)}
 
 
@@ -91,33 +89,3 @@ def _split_by_name(rows: Rows) -> str:
 
 def _rank(split: str) -> tuple[int, str]:
     return (SPLITS.index(split) if split in SPLITS else len(SPLITS), split)
-
-
-def _read(rows: Rows, model: type[Row]) -> Iterator[tuple[str, Row]]:
-    for place, value in _values(rows):
-        try:
-            yield place, model.model_validate(value)
-        except ValidationError as error:
-            reasons = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'row'}: {e['msg']}" for e in error.errors())
-            raise AgentGymError(f"{place}: {reasons}") from None
-
-
-def _values(rows: Rows) -> Iterator[tuple[str, Any]]:
-    if not isinstance(rows, str | Path):
-        yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
-        return
-    try:
-        with open(rows, "rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    yield f"{rows}, line {number}", orjson.loads(line)
-                except orjson.JSONDecodeError as error:
-                    raise AgentGymError(f"{rows}, line {number}: not JSON ({error})") from None
-    except OSError as error:
-        raise AgentGymError(f"{rows} cannot be read: {error.strerror}") from error
-
-
-def _name(rows: Rows) -> str:
-    return str(rows) if isinstance(rows, str | Path) else "the given rows"
