@@ -1,0 +1,89 @@
+"""What a simulated user did wrong, read off the finished dialogue, and who is to blame for a failure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from agentgym.envs.user.phone import DEVICE_TOOLS, STATUSES
+from agentgym.envs.user.users import Line, UserFailure
+from agentgym.outcome import Outcome
+from agentgym.turn import Turn, total_reward
+
+Blamed = Literal["agent", "user", "environment"]
+_QUESTION = re.compile(r"\?|\b(?:tell|give|what|which|who)\b", re.IGNORECASE)
+_GOODBYE = re.compile(r"\b(?:good)?bye\b", re.IGNORECASE)
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_NAME = re.compile(r"(?<![.!?:] )(?<!^)\b[A-Z][a-z]+\b")  # a word at the beginning of a sentence may be any
+_DEVICE_WORDS = " ".join((*STATUSES, *(f"{tool.name} {tool.description}" for tool in DEVICE_TOOLS.values())))
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """Facts that it was asked for and did not give; whether it left with its goal unmet; numbers and names from nowhere."""
+
+    withheld: tuple[str, ...] = ()
+    stopped_early: bool = False
+    invented: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.withheld or self.stopped_early or self.invented)
+
+
+def says_goodbye(text: str) -> bool:
+    return _GOODBYE.search(text) is not None
+
+
+def faults(goal: str, knowledge: Mapping[str, str], dialogue: Sequence[Line], met: bool) -> Faults:
+    """The user's faults. ``met``: whether its goal is.
+
+    They are rules on words [R]: a fact counts as asked for where a question of the agent has its name, and as given where the user
+    ever says its value. A number or a name counts as invented where nothing that the user knew by then has it.
+    """
+    said = [line.text for line in dialogue if line.speaker == "user"]
+    questions = [line.text for line in dialogue if line.speaker == "agent" and _QUESTION.search(line.text)]
+    withheld = [
+        name
+        for name, value in knowledge.items()
+        if any(_has(question, name) for question in questions) and not any(_has(text, value) for text in said)
+    ]
+    left = bool(said) and says_goodbye(said[-1]) and not met
+    return Faults(tuple(withheld), left, tuple(_invented(f"{goal} {' '.join(knowledge.values())} {_DEVICE_WORDS}", dialogue)))
+
+
+def _invented(known: str, dialogue: Sequence[Line]) -> dict[str, None]:
+    found: dict[str, None] = {}
+    for line in dialogue:
+        if line.speaker == "user":
+            words = [*_NUMBER.findall(line.text), *_NAME.findall(line.text)]
+            found |= {word: None for word in words if not _has(known, word)}
+        known += f" {line.text}"
+    return found
+
+
+def _has(text: str, word: str) -> bool:
+    return re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) is not None
+
+
+def blame(success: bool, faults: Faults, outcome: Outcome = Outcome.OK, error: str = "") -> Blamed | None:
+    """Who is to blame for a failure; None for a success. ``error`` is that of the turn, which begins with the name of its exception.
+
+    An outcome that says nothing of the policy is the environment's, except where its user gave none; then a user with a fault is to
+    blame before the agent.
+    """
+    if not outcome.blames_policy:
+        return "user" if error.startswith(UserFailure.__name__) else "environment"
+    if success:
+        return None
+    return "user" if faults else "agent"
+
+
+def blame_of(leaf: Turn) -> Blamed | None:
+    """The same for a finished episode in a tree, from the metrics of its last turn."""
+    if leaf.outcome.blames_policy and leaf.metrics:
+        blamed: tuple[Blamed, ...] = ("agent", "user", "environment")
+        return next((who for who in blamed if leaf.metrics.get(f"blame_{who}")), None)
+    reward = total_reward(leaf)
+    return blame(reward is not None and reward > 0, Faults(), leaf.outcome, leaf.error)
