@@ -74,3 +74,7 @@ def test_the_household_benchmark_finds_that_the_expert_solves_what_chance_does_n
     played = {row["by"]: row for row in quick("household")["played"]}
     assert played["expert, validation, mistakes=0"]["success"] == 1.0
     assert played["random choice, test"]["success"] < 0.5
+
+
+def test_the_sandbox_benchmark_measures_the_backends_that_are_here():
+    assert {row["backend"] for row in quick("sandbox")["rows"]} <= {"bubblewrap", "docker", "subprocess"}

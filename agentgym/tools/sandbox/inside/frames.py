@@ -1,0 +1,65 @@
+"""Messages between the host, the worker and what it forks: a header in JSON and any number of byte strings, with file descriptors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_SIZES = struct.Struct("!II")
+Header = dict[str, Any]
+
+
+def send(sock: socket.socket, header: Header, blobs: Sequence[bytes] = (), fds: Sequence[int] = ()) -> None:
+    """Raises OSError where the other side is gone or does not read."""
+    text = json.dumps({**header, "sizes": [len(blob) for blob in blobs]}).encode()
+    body = b"".join((text, *blobs))
+    head = _SIZES.pack(len(text), len(body))
+    if fds:
+        socket.send_fds(sock, [head], fds)
+        sock.sendall(body)
+    else:
+        sock.sendall(head + body)
+
+
+def receive(sock: socket.socket, longest: int = 2**32, most_fds: int = 0) -> tuple[Header, list[bytes], list[int]]:
+    """Raises EOFError where the other side is gone, ValueError for what is no message or longer than ``longest`` bytes."""
+    head, fds, _, _ = socket.recv_fds(sock, _SIZES.size, most_fds, socket.MSG_CMSG_CLOEXEC)
+    head += _exactly(sock, _SIZES.size - len(head))
+    of_text, of_all = _SIZES.unpack(head)
+    if not of_text <= of_all <= longest:
+        raise ValueError(f"a message of {of_all} bytes, where at most {longest} are allowed")
+    body = _exactly(sock, of_all)
+    header = json.loads(body[:of_text])
+    blobs, at = [], of_text
+    for size in header["sizes"]:
+        blobs.append(body[at : at + size])
+        at += size
+    return header, blobs, fds
+
+
+def _exactly(sock: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        part = sock.recv(min(size - len(data), 2**20))
+        if not part:
+            raise EOFError("the other side closed the connection")
+        data += part
+    return bytes(data)
+
+
+def history_digest(before: str, cell: str) -> str:
+    """The digest of a history that goes on with ``cell``; the digest of the empty history is ``""``."""
+    return hashlib.sha256(f"{before}:{cell}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def state_key(history: str, files: Mapping[str, bytes]) -> str:
+    """What an interpreter is found by: the digest of its history, and the files that the next call finds."""
+    digest = hashlib.sha256(history.encode())
+    for name in sorted(files):
+        path, content = name.encode("utf-8", "surrogatepass"), files[name]
+        digest.update(b"%d:%b%d:%b" % (len(path), path, len(content), content))
+    return digest.hexdigest()

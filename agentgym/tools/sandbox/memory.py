@@ -1,0 +1,68 @@
+"""What earlier calls found and how they went, so that a history can be repeated as it was where no process stands for it any more."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from agentgym.tools.sandbox.inside.frames import history_digest, state_key
+
+MOST = 16 * 2**20  # bytes of files
+Files = Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """``succeeded`` is None where nobody knows."""
+
+    source: str
+    succeeded: bool | None
+    files: Files  # that it found
+
+
+class Memory:
+    """Remembers by history and files, and by history alone for callers that change files between calls. Safe for threads."""
+
+    def __init__(self) -> None:
+        self._cells: OrderedDict[str, Cell] = OrderedDict()  # the oldest first
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def note(self, history: Sequence[str], program: str, before: Files, after: Files, succeeded: bool) -> None:
+        digest = digest_of((*history, program))
+        cell = Cell(program, succeeded, before)
+        with self._lock:
+            for key in (state_key(digest, after), digest):
+                self._drop(key)
+                self._cells[key] = cell
+                self._bytes += _size(cell)
+            while self._bytes > MOST:
+                self._drop(next(iter(self._cells)))
+
+    def cells(self, history: Sequence[str], files: Files) -> list[Cell]:
+        """The cells of a history that led to ``files``, in order. Cells that nobody knows are given the files that are known."""
+        found: list[Cell] = []
+        digests = [digest_of(history[: index + 1]) for index in range(len(history))]
+        with self._lock:
+            for source, digest in zip(reversed(history), reversed(digests), strict=True):
+                cell = self._cells.get(state_key(digest, files)) or self._cells.get(digest) or Cell(source, None, files)
+                found.append(cell)
+                files = cell.files
+        return found[::-1]
+
+    def _drop(self, key: str) -> None:
+        if (cell := self._cells.pop(key, None)) is not None:
+            self._bytes -= _size(cell)
+
+
+def digest_of(history: Sequence[str]) -> str:
+    digest = ""
+    for cell in history:
+        digest = history_digest(digest, cell)
+    return digest
+
+
+def _size(cell: Cell) -> int:
+    return len(cell.source) + sum(map(len, cell.files.values())) + 200
