@@ -1,0 +1,155 @@
+"""Questions answered with an interpreter: tool calls and interleaved blocks, verdicts, rewards and data."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import agentgym
+from agentgym import AgentGymError, Outcome, Task, call
+from agentgym.envs.maths import Maths
+from agentgym.envs.maths.grading import boxed, equivalent, retool
+from agentgym.envs.maths.tasks import SIZES, code_of, maths_tasks
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "math"
+TASK = Task("t", "What is 6 times 7?", "42")
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    try:
+        return Maths().sandbox
+    except AgentGymError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def env(sandbox):
+    env = Maths(sandbox=sandbox)
+    env.reset(options={"task": TASK})
+    return env
+
+
+def test_variables_stay_and_a_failed_cell_leaves_none(env):
+    assert env.step(call("python", code="x = 6"))[0] == "It printed nothing."
+    assert "ZeroDivisionError" in env.step(call("python", code="x = 0\n1 / 0"))[0]
+    assert env.step(call("python", code="print(x * 7)"))[0] == "42"
+    assert env.step(call("answer", text="42"))[1:3] == (1.0, True)
+
+
+def test_blocks_and_boxes_do_the_same_as_tool_calls(env):
+    assert env.step("I compute.\n```python\nx = 6\nprint(x)\n```")[0] == "```output\n6\n```"
+    assert env.step("<think>next</think>```python\nprint(x * 7)\n```\nSo?")[0] == "```output\n42\n```"
+    observation, reward, terminated, _, info = env.step("It is $\\boxed{\\frac{84}{2}}$.")
+    assert (observation, reward, terminated) == ("Answered.", 1.0, True)
+    assert info["metrics"] == {"right": 1.0, "cells": 2.0}
+
+
+def test_of_a_block_and_a_box_the_last_counts(env):
+    assert env.step("\\boxed{1}\n```python\nprint(5)\n```")[0] == "```output\n5\n```"
+    assert env.step("```python\nprint(5)\n```\n\\boxed{1}")[1:3] == (0.0, True)
+
+
+def test_neither_is_a_mistake_of_the_policy(env):
+    observation, _, terminated, _, info = env.step("I do not know. ```python\nprint(1)")
+    assert (info["outcome"], terminated) == (Outcome.MODEL_ERROR, False)
+    assert "boxed" in observation
+
+
+def test_every_turn_can_be_re_entered_with_its_variables(env):
+    env.step(call("python", code="import random; x = random.random()"))
+    first = env.step(call("python", code="x = 1; print(x)"))[0]
+    fork = env.snapshot()
+    env.step(call("python", code="x = 2"))
+    env.restore(fork)
+    assert env.step(call("python", code="print(x)"))[0] == first == "1"
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "same"),
+    [
+        ("0.5", "\\frac{1}{2}", True),
+        ("42.0", "42", True),
+        ("43,500", "43500", True),
+        ("(1, 2)", "(1,2)", True),
+        ("\\{2, 1\\}", "\\{1, 2\\}", True),
+        ("x^2 + 2x + 1", "(x+1)^2", True),
+        ("41", "42", False),
+        ("", "42", False),
+        ("42" + " " * 600, "42", False),
+        ("9^{9^{9^{9^{9}}}}", "42", False),
+    ],
+)
+def test_answers_are_compared_as_mathematics(answer, expected, same):
+    pytest.importorskip("math_verify")
+    assert equivalent(answer, expected) is same
+
+
+def test_the_comparing_process_is_started_anew_when_it_dies():
+    pytest.importorskip("math_verify")
+    from agentgym.envs.maths.grading import _comparison
+
+    assert equivalent("0.5", "1/2")
+    _comparison()._process.kill()
+    _comparison()._process.wait()
+    assert equivalent("0.25", "1/4")
+
+
+def test_the_last_closed_box_is_the_answer():
+    assert boxed("\\boxed{1} and \\boxed{\\frac{1}{2}}") == "\\frac{1}{2}"
+    assert boxed("\\boxed{1") is None
+    assert boxed("none") is None
+
+
+def test_retools_reward_is_that_of_the_reference():
+    assert [round(retool(False, turns), 6) for turns in (2, 4, 8, 10, 14)] == [-1.0, -0.9, -0.7, -0.6, -0.6]
+    assert {retool(True, turns) for turns in (1, 9)} == {1.0}
+
+
+def test_a_wrong_answer_after_four_turns_earns_its_shaped_reward(sandbox):
+    env = Maths(sandbox=sandbox, reward=retool)
+    env.reset(options={"task": TASK})
+    for _ in range(3):
+        env.step(call("python", code="pass"))
+    assert env.step(call("answer", text="1"))[1] == pytest.approx(-0.9)
+
+
+def test_gold_is_right_and_no_question_is_in_two_splits(env):
+    prompts = [task.prompt for split in SIZES for task in maths_tasks(split)]
+    assert len(prompts) == len(set(prompts)) == sum(SIZES.values())
+    for task in maths_tasks("validation")[:12]:
+        env.reset(options={"task": task})
+        printed, *_, last = [env.step(action) for action in env.gold(task)]
+        assert (printed[0], last[1]) == (task.answer, 1.0)
+        assert code_of(task.prompt) is not None
+
+
+def test_recorded_programs_print_what_they_printed_then_and_are_graded_alike(sandbox):
+    path = DATA / "replay_tora_code34b_gsm8k.jsonl"
+    if not path.is_file():
+        pytest.skip(f"there is no {path.name} beside the repository")
+    pytest.importorskip("math_verify")
+    rows = [json.loads(line) for line in path.read_text().splitlines()[:40]]
+    env = Maths([{"id": row["id"], "problem": row["id"], "answer": row["gt"]} for row in rows], sandbox=sandbox)
+    right = 0.0
+    for row in rows:
+        code, _, rest = row["code"].partition("```output\n")
+        printed, _, words = rest.partition("```")
+        if "sympy" in code or not printed or "\\boxed" not in words:
+            continue
+        env.reset(options={"task": row["id"]})
+        if "Error" not in printed:
+            assert env.step(code)[0] == f"```output\n{printed.strip()}\n```", row["id"]
+        right += env.step(words)[1] == float(float(row["pred"].replace(",", "")) == float(row["gt"].replace(",", "")))
+    assert right >= 30
+
+
+def test_a_bad_row_is_named():
+    with pytest.raises(AgentGymError, match="row 1: answer: Field required"):
+        Maths([{"problem": "?"}])
+    with pytest.raises(AgentGymError, match="holds no problems"):
+        Maths([])
+
+
+def test_it_is_a_gymnasium_environment_by_name():
+    assert isinstance(agentgym.make("agentgym/Maths-v0"), Maths)
