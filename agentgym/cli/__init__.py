@@ -32,9 +32,9 @@ def train(
 
 @app.command(name="eval")
 def eval_(
-    env: Annotated[str, typer.Argument(help="A registered id, or module:Class.")],
+    env: Annotated[str, typer.Argument(help="A registered id, module:Class, or one of 'agentgym suites'.")],
     policy: Annotated[str, typer.Option(help="tiny, gold, a folder, or the name of a model on the Hugging Face hub.")] = "tiny",
-    data: Annotated[Optional[Path], typer.Option(help="A folder of questions and pages, for environments that take one.")] = None,  # noqa: UP045
+    data: Annotated[Optional[Path], typer.Option(help="The suite's folder; a folder or file for environments that take one.")] = None,  # noqa: UP045
     k: Annotated[int, typer.Option(help="Episodes of each task.")] = 1,
     split: Annotated[Optional[str], typer.Option(help="As it stands: the environment's last.")] = None,  # noqa: UP045
     tasks: Annotated[Optional[int], typer.Option(help="The first so many tasks only.")] = None,  # noqa: UP045
@@ -99,6 +99,14 @@ def report(run: Path) -> None:
     from agentgym.cli.reporting import write
 
     console.print(f"wrote {write(run)}")
+
+
+@app.command()
+def suites() -> None:
+    """List the benchmark suites: size, metric, licence, published scores, and where their data comes from."""
+    from agentgym.cli.evaluating import list_suites
+
+    list_suites()
 
 
 @app.command()

@@ -14,6 +14,7 @@ from rich.table import Table
 from agentgym.cli import console
 from agentgym.cli.policies import find_policy
 from agentgym.cli.reporting import write
+from agentgym.envs.suites import suites
 from agentgym.errors import AgentGymError
 from agentgym.evaluation import Episode, Evaluation, by_task, evaluate
 from agentgym.registry import make
@@ -34,6 +35,8 @@ def run(
 ) -> None:
     if k < 1:
         raise AgentGymError(f"--k must be at least 1, not {k}")
+    if (suite := suites().get(env)) is not None:
+        env, data, split = suite.env, suite.data(data), split or suite.split
     make_env = partial(make, env, **({"data": str(data)} if data else {}))
     sample = make_env()
     split = split or sample.splits[-1]
@@ -59,6 +62,17 @@ def run(
     for error in sorted({episode.error for episode in episodes if episode.error})[:3]:
         console.print(f"[yellow]lost:[/yellow] {error}", highlight=False)
     console.print(f"{write(folder)}")
+
+
+def list_suites() -> None:
+    shown = Table(title="suites: agentgym eval NAME --data FOLDER")
+    for column in ("suite", "environment, split", "tasks", "metric", "licence", "published", "data"):
+        shown.add_column(column)
+    for name, suite in suites().items():
+        published = "\n".join(f"{score:.3f} {model}" for model, score in suite.reference.items())
+        row = (f"{suite.env}, {suite.split}", f"{suite.tasks:,}", suite.metric, suite.licence, published, suite.source)
+        shown.add_row(name, *row, end_section=True)
+    console.print(shown)
 
 
 def table(result: Evaluation, k: int) -> Table:

@@ -26,6 +26,8 @@ def find_policy(name: str, make_env: Callable[[], AgentEnv]) -> tuple[Actor, Cha
 
         model, chat = tiny.load(tiny.SHIPPED if name == "tiny" else name)
         return TransformersPolicy(model, chat, slots=256), chat
+    if not Path(name).exists() and len(Path(name).parts) > 1 and Path(name).parent.is_dir():
+        raise AgentGymError(f"there is no folder {name} to load a policy from: make one with 'agentgym warmstart' or 'agentgym train'")
     if Path(name).is_dir() or name.count("/") == 1:
         return _hub(name)
     raise AgentGymError(unknown("policy", name, [*NAMES, "a folder", "owner/model"]))
