@@ -228,5 +228,14 @@ def test_the_expert_mends_what_the_examples_show(sandbox):
     assert 0.2 < success(0.4) < 0.8
 
 
+def test_demonstrations_say_what_the_sandbox_would_have_said(sandbox):
+    for tree in Code(sandbox=sandbox).demonstrations(None, 3, 0.4).play(12):
+        env = Code(sandbox=sandbox)
+        env.reset(options={"task": tree.task})
+        for turn in tree.turns[1:]:
+            observation, reward, *_ = env.step(turn.action)
+            assert (observation, reward) == (turn.observation, turn.reward)
+
+
 def test_it_is_a_gymnasium_environment_by_name():
     assert isinstance(agentgym.make("agentgym/Code-v0"), Code)

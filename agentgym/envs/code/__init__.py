@@ -126,9 +126,10 @@ class Code(AgentEnv):
 
     def demonstrations(self, chat: Chat | None, seed: int, mistakes: float) -> Demonstrations:
         """Episodes of an expert that errs with probability ``mistakes`` at each line and each decision, for a warm start."""
+        from agentgym.envs.code.told import Told
         from agentgym.envs.demonstrations import Demonstrations
 
-        return Demonstrations(Code, Expert(seed=seed, mistakes=mistakes), chat, seed)
+        return Demonstrations(Told, Expert(seed=seed, mistakes=mistakes), chat, seed)
 
     def _keep(self, files: Mapping[str, bytes]) -> None:
         if len(files) > MOST_FILES:

@@ -107,8 +107,11 @@ class Verdict:
 def grade_calls(sandbox: Sandbox, solution: Mapping[str, bytes], entry: str, cases: Sequence[Case]) -> Verdict:
     """Call ``entry`` of the solution with each case's arguments; floats agree within 1e-9, as `math.isclose` has it."""
     found = _call(sandbox, solution, entry, [(case.given, {}) for case in cases])
-    if isinstance(found, str):
-        return Verdict(0, len(cases), found)
+    return Verdict(0, len(cases), found) if isinstance(found, str) else verdict_of(entry, cases, found)
+
+
+def verdict_of(entry: str, cases: Sequence[Case], found: Sequence[Sequence[Any]]) -> Verdict:
+    """``found``: for each case "gave" and the result, or the name of an error and its words."""
     problems = [_problem(entry, case, how, result) for case, (how, result) in zip(cases, found, strict=True)]
     return Verdict(problems.count(""), len(cases), next(filter(None, problems), ""))
 

@@ -80,6 +80,21 @@ def other_line(prompt: str, rng: Random) -> str:
     return rng.choice(operations).line.format(k=rng.randint(2, 9))
 
 
+def computed(program: str, kind: str, x: Any) -> Any:
+    """What a program that `program_of` made of known lines gives, without running it."""
+    for line in program.splitlines()[1:-1]:
+        x = _step(kind, line.strip(), x)
+    return x
+
+
+def _step(kind: str, line: str, x: Any) -> Any:
+    for operation in KINDS[kind][0]:
+        pattern = re.escape(operation.line).replace(r"\{k\}", r"(\d)")
+        if (found := re.fullmatch(pattern, line)) is not None:
+            return operation.apply(x, int(found[1]) if found.groups() else 0)
+    raise ValueError(f"{line!r} is no known line")
+
+
 def _line(kind: str, words: str) -> str:
     for operation in KINDS[kind][0]:
         if (found := re.fullmatch(operation.words.replace("{k}", r"(\d)"), words)) is not None:
