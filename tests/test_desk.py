@@ -93,7 +93,6 @@ def test_a_write_changes_its_rows_and_no_others(tool: str, arguments: dict[str, 
     [
         ("cancel", {"order": "Turku"}, "Turku is delivered, not pending"),
         ("refund", {"order": "Lyon"}, "Lyon is pending, not delivered"),
-        ("send", {"order": "Turku", "town": "Cork"}, "Turku is delivered, not pending"),
         ("exchange", {"order": "Lyon", "item": "Udine"}, "Udine is sold out"),
         ("exchange", {"order": "Lyon", "item": "Narva"}, "Narva is no other Lamp"),
         ("exchange", {"order": "Lyon", "item": "Sligo"}, "Sligo is no other Lamp"),
@@ -229,3 +228,16 @@ def test_keys_tell_states_apart_by_tables_and_by_what_was_read() -> None:
 def test_the_contract_holds() -> None:
     report = check_env(Desk)
     assert report.ok, report
+
+
+def test_who_moves_and_has_all_orders_sent_blindly_earns_nothing():
+    """To look at orders must be worth it."""
+    env = Desk()
+    moves = [task for task in env.tasks("validation") if task.data["kind"] == "move"]
+    for task in moves[:12]:
+        env.reset(options={"task": task})
+        customer, town = task.data["customer"], task.data["wish"]
+        orders = env.step(call("customer", name=customer))[0].partition("Orders: ")[2].rstrip(".").split(", ")
+        for action in (call("move", customer=customer, town=town), *(call("send", order=order, town=town) for order in orders)):
+            env.step(action)
+        assert env.step(call("done"))[1] == 0.0

@@ -38,7 +38,8 @@ def exchange(tables: FrozenDict, order: str, item: str) -> FrozenDict:
 
 
 def send(tables: FrozenDict, order: str, town: str) -> FrozenDict:
-    _require(tables, order, "pending")
+    """Also what is delivered already: to send it on blindly must cost something."""
+    _require(tables, order, "pending", "delivered")
     return tables.set(("orders", order, "town"), town)
 
 
