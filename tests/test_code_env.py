@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 import agentgym
 from agentgym import AgentGymError, Outcome, call
+from agentgym.envs import code
 from agentgym.envs.code import Code
 from agentgym.envs.code.exchange import Opaque, dumps, loads
 from agentgym.envs.code.expert import Expert
@@ -87,8 +90,11 @@ def test_gold_earns_the_reward_and_an_untested_mistake_does_not(env):
         assert env.step(call("submit"))[1] == 0.0
 
 
-def test_an_episode_without_a_program_earns_nothing(env):
+def test_an_episode_without_a_program_handed_in_earns_nothing(env):
     assert env.step(call("submit"))[1:3] == (0.0, True)
+    env.reset(options={"task": env.task})
+    env.step(env.gold(env.task)[0])
+    assert env.stop("budget")[0] == 0.0
     env.reset(options={"task": code_tasks("validation")[0]})
     assert [env.step(call("test"))[2:4] for _ in range(8)][-1] == (False, True)
 
@@ -152,10 +158,61 @@ def test_a_check_passes_only_for_the_right_program(sandbox):
     assert grade_check(sandbox, fails, "f", "", "try:\n    f(1)\nexcept KeyError:\n    pass").passes
 
 
+RAISES_STOP = "def f(x):\n    raise StopIteration\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "test"),
+    [
+        (RAISES_STOP, "assert all(map(lambda x: f(x) == x + 1, [1, 2, 3]))"),
+        (RAISES_STOP, "for given, found in zip([1, 2], map(f, [1, 2])):\n    assert found == given + 1"),
+        (RIGHT, "ok = True\ntry:\n    f(-1)\n    ok = False\nexcept:\n    pass\nassert ok"),
+    ],
+)
+def test_a_check_is_not_passed_by_what_interrupts_it(sandbox, program, test):
+    assert not grade_check(sandbox, solution(program), "f", "", test).passes
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "def f(x):\n    return 10 ** 400\n",
+        "import os\nopen('.answer', 'w').write('{\"list\": [{\"float\": \"0x1p99999\"}]}')\nos._exit(0)\n",
+        "def f(x):\n    raise ValueError(chr(0xd800))\n",
+    ],
+)
+def test_no_result_of_a_program_can_void_its_episode(sandbox, program):
+    verdict = grade_calls(sandbox, solution(program), "f", [Case([1], 0.5)])
+    assert verdict.passed == 0
+    assert verdict.problem.encode()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        {"code": "x", "path": "solution.py/x"},
+        {"code": "x", "path": "x" * 300},
+        {"code": "x", "path": "/".join("a" * 100)},
+        {"code": "x" * 2**20, "path": "large"},
+    ],
+)
+def test_no_file_of_an_agent_can_void_its_episode(env, write):
+    env.step(call("write", code="wrong"))
+    assert env.step(call("write", **write))[4]["outcome"] is Outcome.TOOL_ERROR
+    assert env.step(call("submit"))[1:3] == (0.0, True)
+
+
+def test_a_program_that_fills_the_disk_leaves_a_folder_that_can_be_judged(env):
+    env.step(call("write", code="wrong"))
+    assert env.step(call("run", code="open('full', 'wb').write(bytes(15 * 2**20))"))[4]["outcome"] is Outcome.TOOL_ERROR
+    assert env.step(call("submit"))[1:3] == (0.0, True)
+
+
 def test_printing_programs_are_compared_word_by_word(sandbox):
     twice = solution("print(2 * int(input()))")
     assert grade_prints(sandbox, twice, [Case("3\n", "6\n"), Case("4\n", " 8 ")]).passes
     assert grade_prints(sandbox, twice, [Case("3\n", "7")]).problem == "on the input '3\\n' it prints '6\\n', not '7'"
+    assert not grade_prints(sandbox, solution("print(6); raise SystemExit(1)"), [Case("3\n", "6")]).passes
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
@@ -195,9 +252,15 @@ def test_a_bad_row_is_named(row, reason):
         Code([{"id": "x", "prompt": "p", "prints": [["", ""]]}, row])
 
 
+def test_a_row_of_another_form_is_named_with_its_place():
+    with pytest.raises(AgentGymError, match="row 1: "):
+        Code([{"task_id": 1, "text": "t", "code": "", "test_list": 5}])
+
+
 def test_rows_of_ones_own_are_played(sandbox):
     row = {"id": "inc", "prompt": "Write f.", "entry": "f", "calls": [[[1], 2]], "examples": [[[5], 6]], "split": "train"}
     env = Code([row], sandbox=sandbox)
+    assert env.gold(env.tasks("train")[0]) is None
     env.reset(options={"task": "inc"})
     env.step(call("write", code=RIGHT))
     assert env.step(call("test"))[0] == "1 of 1 examples pass."
@@ -211,9 +274,9 @@ def test_gold_programs_of_the_benchmarks_pass_and_broken_ones_do_not(sandbox, na
     env = Code(DATA / name, sandbox=sandbox)
     for task in env.tasks("test")[:count]:
         right = task.answer["solution"]
-        for code, expected in ((right, 1.0), (f"{right}\ndef {task.data['entry']}(*args): pass\n", 0.0)):
+        for program, expected in ((right, 1.0), (f"{right}\ndef {task.data['entry']}(*args): pass\n", 0.0)):
             env.reset(options={"task": task})
-            env.step(call("write", code=code))
+            env.step(call("write", code=program))
             assert env.step(call("submit"))[1] == expected, task.id
 
 
@@ -226,6 +289,15 @@ def test_the_expert_mends_what_the_examples_show(sandbox):
 
     assert success(0.0) == 1.0
     assert 0.2 < success(0.4) < 0.8
+
+
+def test_however_many_threads_ask_there_is_one_sandbox(sandbox, monkeypatch):
+    monkeypatch.setattr(code, "_sandboxes", {})
+    opened = []
+    monkeypatch.setattr(code, "open_sandbox", lambda backend: opened.append(time.sleep(0.05)) or sandbox)
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(lambda _: code.shared_sandbox(), range(8))) == {sandbox}
+    assert len(opened) == 1
 
 
 def test_demonstrations_say_what_the_sandbox_would_have_said(sandbox):

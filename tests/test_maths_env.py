@@ -8,7 +8,7 @@ import pytest
 import agentgym
 from agentgym import AgentGymError, Outcome, Task, call
 from agentgym.envs.maths import Maths
-from agentgym.envs.maths.grading import boxed, equivalent, retool
+from agentgym.envs.maths.grading import Comparison, boxed, equivalent, retool
 from agentgym.envs.maths.tasks import SIZES, code_of, maths_tasks
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "math"
@@ -87,12 +87,22 @@ def test_answers_are_compared_as_mathematics(answer, expected, same):
 
 def test_the_comparing_process_is_started_anew_when_it_dies():
     pytest.importorskip("math_verify")
-    from agentgym.envs.maths.grading import _comparison
+    comparison = Comparison()
+    assert comparison.ask("0.5", "1/2")
+    comparison._process.kill()
+    comparison._process.wait()
+    assert comparison.ask("0.25", "1/4")
+    comparison.close()
 
-    assert equivalent("0.5", "1/2")
-    _comparison()._process.kill()
-    _comparison()._process.wait()
-    assert equivalent("0.25", "1/4")
+
+def test_a_formula_of_the_question_is_no_answer(sandbox):
+    pytest.importorskip("math_verify")
+    rows = [{"problem": "Compute $5^5 \\div 5^4 - 125$.", "answer": "-120"}, {"problem": "Is 7 or 12 larger?", "answer": "12"}]
+    env = Maths(rows, sandbox=sandbox)
+    sums, larger = env.tasks("test")
+    for task, answer, reward in ((sums, "5^5\\div5^4-125", 0.0), (sums, "-120.0", 1.0), (larger, "12.0", 1.0), (larger, "12", 1.0)):
+        env.reset(options={"task": task})
+        assert env.step(call("answer", text=answer))[1] == reward, answer
 
 
 def test_the_last_closed_box_is_the_answer():
@@ -149,6 +159,8 @@ def test_a_bad_row_is_named():
         Maths([{"problem": "?"}])
     with pytest.raises(AgentGymError, match="holds no problems"):
         Maths([])
+    with pytest.raises(AgentGymError, match="row 2: there is a task 'a' already"):
+        Maths([{"id": "a", "problem": "?", "answer": "1"}, {"id": "a", "problem": "!", "answer": "2"}])
 
 
 def test_it_is_a_gymnasium_environment_by_name():

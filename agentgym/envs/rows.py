@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,8 @@ def read(rows: Rows, model: type[Row], translate: Callable[[Any], Any] = lambda 
     for place, value in _values(rows):
         try:
             yield place, model.model_validate(translate(value))
+        except (TypeError, AttributeError) as error:  # a field of another form's type
+            raise AgentGymError(f"{place}: {error}") from None
         except ValidationError as error:
             reasons = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'row'}: {e['msg']}" for e in error.errors())
             raise AgentGymError(f"{place}: {reasons}") from None
@@ -40,8 +43,8 @@ def _values(rows: Rows) -> Iterator[tuple[str, Any]]:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield f"{rows}, line {number}", _json(line, f"{rows}, line {number}")
-    except OSError as error:
-        raise AgentGymError(f"{rows} cannot be read: {error.strerror or error}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise AgentGymError(f"{rows} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _json(line: bytes, place: str) -> Any:

@@ -19,6 +19,7 @@ from agentgym.snapshot import Kind, state_digest
 from agentgym.task import Task
 from agentgym.tool import tool
 from agentgym.tools.sandbox import Backend, Execution, Sandbox, open_sandbox
+from agentgym.tools.sandbox.client import check_names
 
 if TYPE_CHECKING:
     from agentgym.chat import Chat
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     from agentgym.envs.rows import Rows
 
 MOST_FILES = 64
+LARGEST = 2**20  # bytes of all files
 LONGEST_SHOWN = 4000  # characters of what a program printed
 MOST_VERDICTS = 2**14
 _verdicts: dict[tuple[Sandbox, str], Verdict] = {}  # the oldest first
-_noting = threading.Lock()
+_sandboxes: dict[Backend | None, Sandbox] = {}
+_lock = threading.Lock()  # of both
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +118,10 @@ class Code(AgentEnv):
         verdict = self.state.verdict
         return {"handed_in": float(self.state.handed_in), "tests_passed": verdict.passed / verdict.of if verdict else 0.0}
 
-    def gold(self, task: Task) -> list[str]:
+    def gold(self, task: Task) -> list[str] | None:
         if "solution" in (task.answer or {}):
             return [call("write", code=task.answer["solution"]), call("submit")]
-        return gold_actions(task)
+        return gold_actions(task) if self._tasks is None else None
 
     def key(self) -> str:
         """Equal where the working folders of the same task are equal."""
@@ -132,8 +135,14 @@ class Code(AgentEnv):
         return Demonstrations(Told, Expert(seed=seed, mistakes=mistakes), chat, seed)
 
     def _keep(self, files: Mapping[str, bytes]) -> None:
-        if len(files) > MOST_FILES:
-            raise ToolError(f"the working folder would hold {len(files)} files, and {MOST_FILES} is the most: nothing was changed")
+        """Nothing that the sandbox would refuse later, when an episode is judged: that would be no verdict, for the policy's own deed."""
+        check_names(files)
+        size = sum(map(len, files.values()))
+        if len(files) > MOST_FILES or size > LARGEST:
+            raise ToolError(
+                f"the working folder would hold {len(files)} files of {size:,} bytes, and {MOST_FILES} of {LARGEST:,} are the most: "
+                "nothing was changed"
+            )
         self.state = replace(self.state, files=tuple(sorted(files.items())))
 
     def _examples(self) -> Verdict:
@@ -146,7 +155,7 @@ class Code(AgentEnv):
         """Equal folders have equal verdicts, in every fork, and most of a group's are equal: each is judged once."""
         key = (self.sandbox, state_digest(tests, self.task.data.get("entry"), self.state.files))
         verdict = _verdicts.get(key) or self._judge(tests)
-        with _noting:
+        with _lock:
             while len(_verdicts) >= MOST_VERDICTS:
                 del _verdicts[next(iter(_verdicts))]
             return _verdicts.setdefault(key, verdict)
@@ -168,10 +177,12 @@ def shown(done: Execution) -> str:
     return (text[:LONGEST_SHOWN].rstrip("\n") + cut + end).strip("\n") or "It printed nothing."
 
 
-@cache
 def shared_sandbox(backend: Backend | None = None) -> Sandbox:
-    """One for all environments of this process."""
-    return open_sandbox(backend)
+    """One for all environments of this process, however many threads ask at once."""
+    with _lock:
+        if backend not in _sandboxes:
+            _sandboxes[backend] = open_sandbox(backend)
+        return _sandboxes[backend]
 
 
 @cache

@@ -35,7 +35,7 @@ def loads(text: str) -> Any:
     """Raises ValueError for text that `dumps` does not write."""
     try:
         return _read(json.loads(text))
-    except (TypeError, AttributeError, KeyError, RecursionError) as error:
+    except (TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
         raise ValueError(f"not an exchanged value: {error}") from None
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from agentgym.action import Action, call
 from agentgym.env import AgentEnv, Reply
 from agentgym.envs.code import shared_sandbox, shown
-from agentgym.envs.maths.grading import boxed, equivalent, right_or_wrong
+from agentgym.envs.maths.grading import boxed, equivalent, is_copied, right_or_wrong
 from agentgym.envs.maths.tasks import SIZES, code_of, maths_tasks
 from agentgym.envs.rows import Rows, name_of, read
 from agentgym.errors import AgentGymError
@@ -108,9 +108,13 @@ class Maths(AgentEnv):
 
     def score(self) -> float:
         answer = self.state.answer
-        right = answer is not None and equivalent(answer, str(self.task.answer))
+        right = answer is not None and self._is_right(answer)
         self.state = replace(self.state, right=right)
         return self.reward(right, self.turn)
+
+    def _is_right(self, answer: str) -> bool:
+        expected = str(self.task.answer)
+        return answer.strip() == expected.strip() or (not is_copied(answer, self.task.prompt) and equivalent(answer, expected))
 
     def metrics(self) -> dict[str, float]:
         return {"right": float(self.state.right), "cells": float(len(self.state.cells))}
@@ -134,12 +138,15 @@ class Problem(BaseModel):
 
 def read_problems(rows: Rows) -> dict[str, list[Task]]:
     """Rows with ``problem`` and ``answer``, by split."""
-    found: dict[str, list[Task]] = {}
-    for _, row in read(rows, Problem):
-        found.setdefault(row.split, []).append(Task(row.id or f"maths: {row.problem}", row.problem, row.answer, row.split))
+    found: dict[str, dict[str, Task]] = {}
+    for place, row in read(rows, Problem):
+        task = Task(row.id or f"maths: {row.problem}", row.problem, row.answer, row.split)
+        if task.id in found.setdefault(task.split, {}):
+            raise AgentGymError(f"{place}: there is a task {task.id!r} already: give each its own id")
+        found[task.split][task.id] = task
     if not found:
         raise AgentGymError(f"{name_of(rows)} holds no problems")
-    return found
+    return {split: list(tasks.values()) for split, tasks in found.items()}
 
 
 @cache

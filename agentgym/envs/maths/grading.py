@@ -5,26 +5,37 @@ from __future__ import annotations
 import atexit
 import importlib.util
 import json
+import os
+import re
 import select
 import signal
 import subprocess
 import sys
 import threading
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
+from queue import SimpleQueue
 
 from agentgym.errors import JudgeError, MissingExtra
 
 LONGEST_ANSWER = 500  # characters; longer ones are wrong
 WAIT = 60.0  # seconds: well above the processor time that a comparison may take
+_starting = threading.Lock()
 _BOXED = "\\boxed{"
+_PLAIN = re.compile(r"[-+]?[\d.,/]+%?|\w*")
 
 
 def equivalent(answer: str, expected: str) -> bool:
     """Whether both are the same in mathematics. Raises `JudgeError` where that could not be found out."""
     if len(answer) > LONGEST_ANSWER:
         return False
-    return answer.strip() == expected.strip() or _comparison().ask(answer, expected)
+    return answer.strip() == expected.strip() or _compared(answer, expected)
+
+
+def is_copied(answer: str, problem: str) -> bool:
+    """Whether an answer is a formula of the question, which is no answer; a number or a word may well stand in it."""
+    short, question = ("".join(text.replace("$", "").split()) for text in (answer, problem))
+    return _PLAIN.fullmatch(short) is None and short in question
 
 
 def boxed(text: str) -> str | None:
@@ -53,24 +64,22 @@ def retool(right: bool, turns: int) -> float:
 
 
 class Comparison:
-    """The process of `agentgym.envs.maths.checker`, started anew when it dies."""
+    """A process of `agentgym.envs.maths.checker`, for one thread at a time, started when it is needed and anew when it died."""
 
     def __init__(self) -> None:
         if importlib.util.find_spec("math_verify") is None:
             raise MissingExtra("math_verify", "maths")
-        self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
 
     def ask(self, answer: str, expected: str) -> bool:
-        with self._lock:
-            process = self._running()
-            line = self._line(process, json.dumps([answer, expected]))
-            if line:
-                return bool(json.loads(line))
-            self.close()
-            if process.returncode == -signal.SIGXCPU:
-                return False  # the answer costs more than an answer may
-            raise JudgeError(f"no verdict on the answer {answer[:80]!r}: the comparing process died, or took over {WAIT:g} s")
+        process = self._running()
+        line = self._line(process, json.dumps([answer, expected]))
+        if line:
+            return bool(json.loads(line))
+        self.close()
+        if process.returncode == -signal.SIGXCPU:
+            return False  # the answer costs more than an answer may
+        raise JudgeError(f"no verdict on the answer {answer[:80]!r}: the comparing process died, or took over {WAIT:g} s")
 
     def _line(self, process: subprocess.Popen[str], question: str) -> str:
         """The answer, or nothing where the process ended or is too slow."""
@@ -99,8 +108,22 @@ class Comparison:
         return self._process
 
 
+@lru_cache(2**14)
+def _compared(answer: str, expected: str) -> bool:
+    with _starting:
+        waiting = _comparisons()
+    comparison = waiting.get()
+    try:
+        return comparison.ask(answer, expected)
+    finally:
+        waiting.put(comparison)
+
+
 @cache
-def _comparison() -> Comparison:
-    comparison = Comparison()
-    atexit.register(comparison.close)
-    return comparison
+def _comparisons() -> SimpleQueue[Comparison]:
+    """One for each processor, so that a slow answer holds up few."""
+    waiting: SimpleQueue[Comparison] = SimpleQueue()
+    for _ in range(os.cpu_count() or 1):
+        waiting.put(comparison := Comparison())
+        atexit.register(comparison.close)
+    return waiting
