@@ -3,99 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from agentgym.action import Action, Call, format_action
-from agentgym.env import AgentEnv, Reply
 from agentgym.envs.retail import ledger
-from agentgym.envs.retail.data import load_shop
+from agentgym.envs.tau import TauEnv
 from agentgym.errors import ToolError
-from agentgym.snapshot import Kind, state_digest
-from agentgym.task import Task
 from agentgym.tool import tool
-from agentgym.tools.calculator import calculator
-from agentgym.tools.tables import FrozenDict
-
-TRANSFER = "transfer_to_human_agents"
 
 
-@dataclass(frozen=True, slots=True)
-class RetailState:
-    """``tables``: users, orders and products. ``said``: to the user. ``shown``: what the last turn said."""
+class Retail(TauEnv):
+    """Serve a customer of a shop, by the shop's policy. See `TauEnv` for the arguments, the user and the reward."""
 
-    tables: FrozenDict
-    said: tuple[str, ...] = ()
-    shown: str = ""
-
-
-class Retail(AgentEnv):
-    """Serve a customer of a shop, by the shop's policy. ``data``: tau-bench's folder (arXiv 2406.12045).
-
-    Reward, as the benchmark has it [S2]: 1 if the agent ends the episode with the tables as the task's own actions leave
-    them, and all that was to be said was said; else 0. There is no user: the task's instruction is the prompt, and what is
-    said with ``respond`` is noted. Raises `AgentGymError` where a file is missing or has a bad line.
-    """
-
-    snapshots: Kind = "value"
-    max_turns = max_calls = 30
-    state: RetailState
-
-    def __init__(self, data: str | Path) -> None:
-        super().__init__()
-        self._shop = load_shop(Path(data))
-        self.system = self._shop.policy
-        self.splits = tuple(self._shop.tasks)
-
-    def tasks(self, split: str) -> Sequence[Task]:
-        return self._shop.tasks.get(split, ())
-
-    def begin(self, task: Task) -> None:
-        self.state = RetailState(self._shop.tables)
-
-    def act(self, action: Action) -> Reply:
-        reply = super().act(action)
-        self.state = replace(self.state, shown=reply.text)
-        return reply
-
-    @tool(effect="read")
-    def calculate(self, expression: str) -> str:
-        """Calculate an arithmetic expression, rounded to 2 places.
-
-        Args:
-            expression: numbers with + - * / and brackets.
-        """
-        if not set(expression) <= set("0123456789+-*/(). "):
-            raise ToolError("invalid characters in expression")
-        return str(round(float(calculator(expression)), 2))
-
-    @tool(effect="read")
-    def think(self, thought: str) -> str:
-        """Note a thought. Changes nothing."""
-        return ""
-
-    @tool
-    def respond(self, content: str) -> str:
-        """Say something to the user."""
-        self.state = replace(self.state, said=(*self.state.said, content))
-        return "Said."
-
-    @tool(ends=True)
-    def transfer_to_human_agents(self, summary: str) -> str:
-        """Hand the user over to a human agent, which ends the conversation.
-
-        Args:
-            summary: what the user's issue is.
-        """
-        return "Transfer successful"
-
-    @tool(ends=True)
-    def done(self) -> str:
-        """End the conversation, when the user has all that was asked for."""
-        return "Done."
+    folder = "retail"
+    table_names = ("users", "orders", "products")
+    writes = ledger.WRITES
 
     @tool(effect="read")
     def find_user_id_by_email(self, email: str) -> str:
@@ -204,41 +126,8 @@ class Retail(AgentEnv):
         tables = ledger.exchange_delivered_order_items(self.state.tables, order_id, item_ids, new_item_ids, payment_method_id)
         return self._write("orders", order_id, tables)
 
-    def score(self) -> float:
-        said = [content.lower().replace(",", "") for content in self.state.said]
-        told = all(any(output.lower() in content for content in said) for output in self.task.answer["outputs"])
-        return float(self.ended == "done" and told and self.state.tables.digest == self._goal(self.task).digest)
-
-    def gold(self, task: Task) -> list[str]:
-        """The task's own actions, then all that is to be said, then the end."""
-        calls = [Call(action["name"], action["arguments"]) for action in task.answer["actions"]]
-        ends = [call for call in calls if call.name == TRANSFER] or [Call("done", {})]
-        said = [Call("respond", {"content": " ".join(task.answer["outputs"])})] if task.answer["outputs"] else []
-        return [format_action(call) for call in (*(call for call in calls if call.name != TRANSFER), *said, *ends[:1])]
-
-    def key(self) -> str:
-        """Equal where the same task's tables are equal, the same was said and the last turn showed the same."""
-        return state_digest(self.task.id, self.state)
-
-    def _goal(self, task: Task) -> FrozenDict:
-        """The tables after the task's own actions. As in the benchmark, one that is refused changes nothing."""
-        tables = self._shop.tables
-        for action in task.answer["actions"]:
-            if action["name"] in ledger.WRITES:
-                with suppress(ToolError):
-                    tables = ledger.WRITES[action["name"]](tables, **action["arguments"])
-        return tables
-
     def _find_user(self, fits: Callable[[Any], bool]) -> str:
         for id, user in self.state.tables["users"].items():
             if fits(user):
                 return str(id)
         raise ToolError("user not found")
-
-    def _show(self, table: str, id: str) -> str:
-        return json.dumps(ledger.record(self.state.tables, table, id).to_plain())
-
-    def _write(self, table: str, id: str, tables: FrozenDict) -> str:
-        self.state = replace(self.state, tables=tables)
-        return self._show(table, id)
-

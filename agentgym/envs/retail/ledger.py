@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from agentgym.envs.tau.data import record
 from agentgym.errors import ToolError
 from agentgym.tools.tables import FrozenDict
 
@@ -113,12 +114,6 @@ WRITES = {
         exchange_delivered_order_items,
     )
 }
-
-
-def record(tables: FrozenDict, table: str, id: str) -> Any:
-    if id not in tables[table]:
-        raise ToolError(f"{table.removesuffix('s')} not found")
-    return tables[table][id]
 
 
 def _order(tables: FrozenDict, order_id: str, status: str, refusal: str) -> Any:

@@ -1,4 +1,4 @@
-"""tau-bench's retail domain from a folder: its tables, frozen, its policy, and its tasks."""
+"""A domain of tau-bench from a folder: its tables, frozen, its policy, and its tasks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from agentgym.errors import AgentGymError
+from agentgym.errors import AgentGymError, ToolError
 from agentgym.task import Task
 from agentgym.tools.tables import FrozenDict, freeze
-
-TABLES = ("users", "orders", "products")
 
 
 class GoldCall(BaseModel):
@@ -33,7 +31,7 @@ class Row(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Shop:
+class Domain:
     """All that episodes share. ``tasks`` by split."""
 
     tables: FrozenDict
@@ -42,21 +40,28 @@ class Shop:
 
 
 @cache
-def load_shop(folder: Path) -> Shop:
+def load_domain(folder: Path, name: str, tables: tuple[str, ...]) -> Domain:
     """Read once in a process and shared by all environments. Raises `AgentGymError` that names a missing file or a bad line."""
-    retail = folder / "retail" if (folder / "retail").is_dir() else folder
-    tables: FrozenDict = freeze({name: orjson.loads(_read(retail / "db" / f"{name}.json")) for name in TABLES})
-    tables.digest  # noqa: B018  (asked for once, so that each episode pays for what it changes alone)
-    files = {path.stem.removeprefix("tasks_"): path for path in sorted(retail.glob("tasks_*.jsonl"))}
+    folder = folder / name if (folder / name).is_dir() else folder
+    frozen: FrozenDict = freeze({table: orjson.loads(_read(folder / "db" / f"{table}.json", name)) for table in tables})
+    frozen.digest  # noqa: B018  (asked for once, so that each episode pays for what it changes alone)
+    files = {path.stem.removeprefix("tasks_"): path for path in sorted(folder.glob("tasks_*.jsonl"))}
     if not files:
-        raise AgentGymError(f"{retail} holds no tasks_*.jsonl: give tau-bench's folder")
-    tasks = {split: tuple(_tasks(path, split)) for split, path in files.items()}
-    return Shop(tables, _read(retail / "policy.md").decode(), tasks)
+        raise AgentGymError(f"{folder} holds no tasks_*.jsonl: give tau-bench's folder")
+    tasks = {split: tuple(_tasks(path, split, name)) for split, path in files.items()}
+    return Domain(frozen, _read(folder / "policy.md", name).decode(), tasks)
 
 
-def _tasks(path: Path, split: str) -> list[Task]:
+def record(tables: FrozenDict, table: str, id: str) -> Any:
+    """A record by its id, or the refusal that the benchmark has for one that is not there."""
+    if id not in tables[table]:
+        raise ToolError(f"{table.removesuffix('s')} not found")
+    return tables[table][id]
+
+
+def _tasks(path: Path, split: str, name: str) -> list[Task]:
     tasks = []
-    for number, line in enumerate(_read(path).splitlines(), start=1):
+    for number, line in enumerate(_read(path, name).splitlines(), start=1):
         try:
             row = Row.model_validate(orjson.loads(line))
         except ValidationError as error:
@@ -68,7 +73,7 @@ def _tasks(path: Path, split: str) -> list[Task]:
     return tasks
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, name: str) -> bytes:
     if not path.is_file():
-        raise AgentGymError(f"{path} is missing: give tau-bench's folder, with retail/db, retail/policy.md and retail/tasks_*.jsonl")
+        raise AgentGymError(f"{path} is missing: give tau-bench's folder, with {name}/db, {name}/policy.md and {name}/tasks_*.jsonl")
     return path.read_bytes()
