@@ -14,6 +14,7 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 FOLDERS = {
     **dict.fromkeys(("gsm8k", "math500", "aime24", "aime25", "amc23", "olympiadbench", "minerva"), "math"),
     **{name: name for name in ("hotpotqa", "2wikimultihopqa", "musique", "bamboogle", "strategyqa", "alfworld", "humaneval", "mbpp")},
+    **{name: "bfcl-v4" for name in suites() if name.startswith("bfcl-")},
     **dict.fromkeys(("tau-bench-retail", "tau-bench-airline"), "tau-bench"),
 }
 
