@@ -13,7 +13,7 @@ import pytest
 
 from agentgym import Call
 from agentgym.errors import AgentGymError, InfrastructureError
-from agentgym.tools.completion import Completion, Said, ScriptedCompletion, without_thought
+from agentgym.tools.completion import LARGEST, Completion, Said, ScriptedCompletion, without_thought
 
 HELLO = [{"role": "user", "content": "Hello."}]
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
@@ -75,11 +75,18 @@ class Server:
         while not self.closing.wait(0.02):
             handler.wfile.write(b" ")
 
+    def trickle(self, handler: Any) -> None:
+        """A header that does not end."""
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+        while not self.closing.wait(0.02):
+            handler.wfile.write(b"a")
+
     def flood(self, handler: Any) -> None:
+        """More than is read, and then nothing: whoever reads on has no answer in time."""
         handler.send_response(200)
         handler.end_headers()
-        while not self.closing.is_set():
-            handler.wfile.write(b" " * 2**20)
+        handler.wfile.write(b" " * (LARGEST + 1))
+        self.closing.wait(20)
 
     def close(self) -> None:
         self.closing.set()
@@ -140,6 +147,9 @@ def test_an_empty_answer_is_an_answer_and_is_not_asked_for_again(serve):
 
 def test_thoughts_are_no_part_of_what_is_said():
     assert without_thought("<think>a</think> Yes. ") == "Yes."
+    assert without_thought("I must not tell.\n</think>\nI am Mara.") == "I am Mara."
+    assert without_thought("<think>a</think> <think>b</think> Yes. <tool_call>{") == "Yes. <tool_call>{"
+    assert without_thought(" <think>cut off") == without_thought("a </think> <think>cut off") == ""
     assert without_thought("Is a < b? <think>") == "Is a < b? <think>"
 
 
@@ -162,6 +172,37 @@ def test_any_other_status_is_final_and_the_key_is_in_no_message(serve, monkeypat
     assert "s3cret" not in str(raised.value)
 
 
+@pytest.mark.parametrize("before", [0, 280])  # at its end, a part of it would be left if it were cut first
+def test_a_key_that_the_server_repeats_is_taken_out_of_the_error(serve, monkeypatch, before):
+    def refuse(handler: Any) -> None:
+        body = b"x" * before + handler.headers["authorization"].encode()
+        handler.send_response(401)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    monkeypatch.setenv("SOME_KEY", "s3cret-and-long")
+    with pytest.raises(InfrastructureError, match=r"status 401, x*Bearer \[key\]") as raised:
+        ask(serve(refuse), {"key": "SOME_KEY"})
+    assert "s3c" not in str(raised.value)
+
+
+@pytest.mark.parametrize("space", ["\n", "\r", " ", "\r\n\t"])
+def test_space_around_a_key_is_no_part_of_it(serve, monkeypatch, space):
+    monkeypatch.setenv("SOME_KEY", f"{space}s3cret{space}")
+    server = serve(said("Yes."))
+    assert ask(server, {"key": "SOME_KEY"}).text == "Yes."
+    assert server.authorizations == ["Bearer s3cret"]
+
+
+@pytest.mark.parametrize("key", ["s3cret…", "s3\ncret", "s3cret\x7f", " "])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_repeated(monkeypatch, key):
+    monkeypatch.setenv("SOME_KEY", key)
+    with pytest.raises(AgentGymError, match="SOME_KEY holds no key of printable ASCII") as raised:
+        Completion("http://localhost", "m", "SOME_KEY")
+    assert "s3" not in str(raised.value)
+
+
 def test_a_lost_connection_is_infrastructure(serve):
     server = serve(said("never"))
     server.close()
@@ -169,7 +210,7 @@ def test_a_lost_connection_is_infrastructure(serve):
         ask(server, {"retries": 1})
 
 
-@pytest.mark.parametrize("way", ["silence", "drip"])
+@pytest.mark.parametrize("way", ["silence", "drip", "trickle"])
 def test_the_time_is_bounded_however_the_server_spends_it(serve, way):
     server = serve(lambda handler: getattr(server, way)(handler))
     started = time.monotonic()
@@ -189,7 +230,7 @@ def test_a_server_that_asks_for_more_time_than_there_is_is_not_waited_for(serve)
 def test_an_answer_without_end_is_not_read_to_its_end(serve):
     server = serve(lambda handler: server.flood(handler))
     with pytest.raises(InfrastructureError, match="an answer without end"):
-        ask(server, {"retries": 0})
+        ask(server, {"retries": 0, "seconds": 20.0})
 
 
 def test_threads_share_one_completion(serve):

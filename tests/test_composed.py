@@ -143,6 +143,15 @@ def test_a_fork_draws_what_its_parent_draws_and_a_changed_one_is_refused() -> No
         fork.restore(saved)
 
 
+def test_each_part_draws_its_own() -> None:
+    env = begun(Composed(Shelf, 3))
+    drawn = []
+    for _ in range(3):
+        drawn.append(str(env.step(call("look"))[0]).split()[-1])
+        env.step(right(env))
+    assert len(set(drawn)) == 3
+
+
 def test_limits_are_those_of_the_parts() -> None:
     env = begun(Composed(Shelf))
     assert (env.max_turns, env.max_calls) == (6, 8)
@@ -233,6 +242,8 @@ def test_the_worked_example_of_two_questions() -> None:
         ("2.25", "answer to this question. Y is 2.75 more than X."),
         ("-1", "answer to this question. Y is 6 more than X."),
         ("Rome", "number of letters in the answer to this question. Y is 1 more than X."),
+        ("St. Louis", "number of letters in the answer to this question. Y is 2 less than X."),
+        ("O’Hara-Smith", "number of letters in the answer to this question. Y is 5 less than X."),
         (["São Paulo"], "number of letters in the answer to this question. Y is 3 less than X."),
     ],
 )
@@ -240,7 +251,10 @@ def test_any_answer_that_decides_a_number_can_hide_one(answer: Any, said: str) -
     assert f"Let X be the {said}" in compose(question("a", "Which?", answer), APPLES).prompt
 
 
-@pytest.mark.parametrize("answer", ["", None, True, [], "?!", ["Rome", "Roma Capitale"], ["3", "4"]])
+NO_WORDS = ["\\frac{1}{2}", "x = 3", "12 km", "def f(): pass", {"n": 3}, ["3", {"n": 3}], [["Rome"]], float("nan"), 1e30, b"Rome"]
+
+
+@pytest.mark.parametrize("answer", ["", None, True, [], "?!", ["Rome", "Roma Capitale"], ["3", "4"], *NO_WORDS])
 def test_an_answer_that_decides_no_number_is_rejected(answer: Any) -> None:
     with pytest.raises(NotComposable, match="decides no one number"):
         compose(question("a", "Which?", answer), APPLES)

@@ -230,6 +230,18 @@ def test_the_record_has_words_deeds_and_results_but_no_thoughts() -> None:
 
 
 @pytest.mark.parametrize(
+    "text", ["<think>hidden</think> Hello. <tool_call>{", "hidden\n</think>\nHello.", "hidden </think> Hello. <tool_call>{"]
+)
+def test_a_judge_reads_no_thought_of_an_action_that_is_malformed_or_lacks_its_first_tag(text: str) -> None:
+    found = record([{"role": "assistant", "content": text}])
+    assert "hidden" not in found
+    assert "Hello." in found
+    deed = record([{"role": "assistant", "content": f"{call('cancel', order='</think>')} Hello."}])
+    assert 'cancel({"order":"</think>"})' in deed
+    assert record([{"role": "assistant", "content": "<think>hidden"}]) == "assistant: "
+
+
+@pytest.mark.parametrize(
     "claim",
     [
         "I have completed all steps.",

@@ -15,6 +15,7 @@ import pytest
 
 import agentgym
 from agentgym import AgentGymError, Call, InfrastructureError, Lineage, Outcome, Rollout, Start, Task, TurnTree, call
+from agentgym.envs import judging
 from agentgym.envs.simulated import Simulated
 from agentgym.envs.simulated.house import House
 from agentgym.envs.simulated.knobs import FREE, KINDS, NUMBERS, Knobs, knobs, value
@@ -115,6 +116,10 @@ BAD_DRAFTS = [
     lambda draft: {**draft, "plan": [{**draft["plan"][0], "arguments": {"position": "up"}}, *draft["plan"][1:]]},
     lambda draft: {**draft, "tools": [{**draft["tools"][0], "name": "done"}, *draft["tools"][1:]]},
 ]
+BAD_DRAFTS += [  # malformed in one answer, and asked for again
+    lambda draft: {**draft, "state": {**draft["state"], "more": [10**30]}},
+    lambda draft: {**draft, "plan": [{**draft["plan"][0], "arguments": {"position": 10**30}}, *draft["plan"][1:]]},
+]
 
 
 @pytest.mark.parametrize("bad", BAD_DRAFTS)
@@ -124,6 +129,25 @@ def test_a_draft_that_cannot_be_solved_as_its_writer_says_is_written_anew(bad: A
     assert asked(completion, WRITER) == 2
     assert play(started(world), *Simulated(world).gold(started(world).task))[0] == 1.0
     assert "moon" not in str(task.answer)
+
+
+@pytest.mark.parametrize("role", [WRITER, TOOLS, judging.TASK])
+def test_a_draft_during_which_somebody_answers_badly_three_times_is_written_anew(role: str) -> None:
+    left = iter(range(3))
+    world, completion = simulator(lambda asked_role, _: "Sure!" if asked_role == role and next(left, None) is not None else None)
+    env = started(world)
+    assert play(env, *env.gold(env.task))[0] == 1.0
+    assert asked(completion, WRITER) == (4 if role == WRITER else 2)
+
+
+def test_a_writer_that_cannot_be_reached_is_not_asked_for_another_draft() -> None:
+    def unreachable(role: str, payload: str) -> str:
+        raise InfrastructureError("no server")
+
+    world, completion = simulator(unreachable)
+    with pytest.raises(InfrastructureError, match="no server"):
+        world.write(60.0, Lineage.of(0, "test"))
+    assert asked(completion, WRITER) == 1
 
 
 def test_a_writer_that_never_writes_a_good_task_is_an_infrastructure_fault() -> None:
@@ -191,6 +215,23 @@ def test_a_call_in_one_state_has_one_result_in_all_episodes() -> None:
         texts.append([env.step(call(thing, position=position))[0] for position in ("on", "off", "on")])
     assert texts == [["Result 0.", "Result 1.", "Result 0."]] * 3
     assert asked(completion, TOOLS) == 2
+
+
+def test_a_call_that_failed_is_made_anew_by_the_next_episode() -> None:
+    down = iter([True])
+
+    def answers(role: str, payload: str) -> str | None:
+        if role == TOOLS and next(down, False):
+            raise InfrastructureError("no server")
+        return None
+
+    task = simulator()[0].write(60.0, Lineage.of(0, "test"))
+    world, _ = simulator(answers)
+    scenario = Scenario.model_validate(task.data["scenario"])
+    one = Call(scenario.tools[0].name, {"position": "on"})
+    with pytest.raises(InfrastructureError, match="no server"):
+        world.run(task.id, scenario, freeze(scenario.state), one)
+    assert world.run(task.id, scenario, freeze(scenario.state), one)[0].endswith("is on.")
 
 
 def test_episodes_that_ask_at_once_wait_for_one_answer() -> None:
@@ -262,7 +303,10 @@ def lost(answers: Answers) -> TurnTree:
     return asyncio.run(rollout.run([Start(task)]))[0]
 
 
-@pytest.mark.parametrize("bad", ["", "The lamp is on.", '{"result": "on"}', '{"result": 1, "state": {}}', '{"text": ""}', "[]"])
+TOO_LARGE = f'{{"result": "on", "state": {{"n": {10**30}}}}}'
+
+
+@pytest.mark.parametrize("bad", [TOO_LARGE, "", "The lamp is on.", '{"result": "on"}', '{"result": 1, "state": {}}', '{"text": ""}', "[]"])
 def test_malformed_answers_of_the_simulator_void_the_episode(bad: str) -> None:
     for role in (TOOLS, USER):
         (leaf,) = lost(lambda asked_role, payload, role=role: bad if asked_role == role else None).leaves()

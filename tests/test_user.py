@@ -24,7 +24,7 @@ from agentgym.envs.user.phone import CONNECTED, DEVICE_TOOLS, Device, status, us
 from agentgym.envs.user.quality import Faults, blame, blame_of, faults
 from agentgym.envs.user.scripted import FORGETFUL, ONCE_MORE, PERSONAS, PUZZLED, TERSE, WORDY, ScriptedUser
 from agentgym.envs.user.tasks import DOUBLE, SINGLE, SIZES, mended, phone_tasks, split_of, start
-from agentgym.envs.user.users import CachedUser, Line, ModelUser, User, UserFailure, UserTurn, UserView
+from agentgym.envs.user.users import CachedUser, Line, ModelUser, User, UserFailure, UserTurn, UserView, memory
 from agentgym.expand import Groups
 from agentgym.policies.scripted import Scripted
 from agentgym.tools.completion import Said, ScriptedCompletion
@@ -302,6 +302,7 @@ def test_the_same_dialogue_has_the_same_reply_in_another_process_too(tmp_path: P
     env, _ = modelled(OFF, "It works.", cache=file)
     assert say(env, "Turn airplane mode off.") == "It works."
     assert len(file.read_text().splitlines()) == 2
+    memory.cache_clear()
     again, completion = modelled(cache=file)
     assert say(again, "Turn airplane mode off.") == "It works."
     assert (again.state, completion.asked) == (env.state, [])
@@ -315,16 +316,63 @@ def test_a_memory_that_was_cut_off_goes_on_and_one_that_is_no_memory_is_refused(
     say(env, LOOK)
     whole = file.read_bytes()
     file.write_bytes(whole + b'{"key": "12')
+    memory.cache_clear()
     env, _ = modelled("I do not know.", cache=file)
     assert [say(env, LOOK), say(env, "Why?")] == ["Airplane mode.", "I do not know."]
-    assert len(CachedUser(ScriptedUser(), file)._known) == 2
+    memory.cache_clear()
+    assert len(memory(file).known) == 2
     file.write_bytes(b"{}\n" + whole)
+    memory.cache_clear()
     with pytest.raises(AgentGymError, match="line 1 is no remembered reply"):
         CachedUser(ScriptedUser(), file)
 
 
-def test_a_model_is_given_by_its_address_or_as_a_user_but_not_by_halves() -> None:
-    assert isinstance(UserEnv(url="http://localhost:1/v1", model="m").user, ModelUser)
+def test_episodes_of_one_process_hear_the_same_reply_and_other_models_have_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "user.jsonl"
+    first, second = modelled("Airplane mode.", cache=file)[0], modelled("No SIM.", cache=file)[0]
+    assert [say(first, LOOK), say(second, LOOK)] == ["Airplane mode."] * 2
+    another = started(phone("airplane"), CachedUser(ModelUser(ScriptedCompletion(["No SIM."])), file, "another"))
+    assert say(another, LOOK) == "No SIM."
+
+
+def test_of_two_who_ask_at_once_the_first_reply_counts_for_both(tmp_path: Path) -> None:
+    file = tmp_path / "user.jsonl"
+    quick, _ = modelled("Airplane mode.", cache=file)
+
+    def slow(*_: Any) -> str:
+        assert say(quick, LOOK) == "Airplane mode."
+        return "No SIM."
+
+    env = started(phone("airplane"), CachedUser(ModelUser(ScriptedCompletion(slow)), file))
+    assert say(env, LOOK) == "Airplane mode."
+    assert len(file.read_text().splitlines()) == 1
+
+
+def test_a_model_is_asked_with_seeds_of_the_episodes_lineage_each_time_another() -> None:
+    def seeds(episode: int) -> list[int | None]:
+        found: list[int | None] = []
+
+        def answer(messages: Any, tools: Any, seed: int | None) -> str:
+            found.append(seed)
+            return "Why?" if len(found) > 2 else ""
+
+        env = UserEnv(ModelUser(ScriptedCompletion(answer)))
+        env.reset(seed=episode, options={"task": phone("airplane")})
+        say(env, LOOK)
+        return found
+
+    assert len(set(seeds(0))) == 3
+    assert seeds(0) == seeds(0)
+    assert not set(seeds(0)) & set(seeds(1))
+
+
+def test_a_model_is_given_by_its_address_or_as_a_user_but_not_by_halves(tmp_path: Path) -> None:
+    address = {"url": "http://localhost:1/v1", "model": "m"}
+    assert isinstance(UserEnv(**address).user, ModelUser)
+    assert UserEnv(**address).user is UserEnv(**address).user  # and so are its connections
+    cached = UserEnv(**address, cache=tmp_path / "user.jsonl").user
+    assert isinstance(cached, CachedUser)
+    assert cached.model == "m"
     with pytest.raises(AgentGymError, match="url= and model= together"):
         UserEnv(url="http://localhost:1/v1")
     with pytest.raises(AgentGymError, match="no user="):
@@ -345,10 +393,19 @@ def judged(*words: str, met: bool = False) -> Faults:
 
 def test_a_fact_that_was_asked_for_and_never_given_is_withheld() -> None:
     assert judged("What is your name?", "I would rather not say.").withheld == ("name",)
-    assert judged("Tell me your name and plan", "no").withheld == ("name", "plan")
+    assert judged("Tell me your name.", "no", "Which plan?", "no").withheld == ("name", "plan")
     assert judged("What is your name?", "Why?", "Your name, please?", "mara").withheld == ()
     assert judged("I know your name.", "Good.").withheld == ()
     assert judged("Which plan?", "Smaller.").withheld == ("plan",)
+
+
+def test_who_answers_one_request_at_a_time_withholds_nothing() -> None:
+    for both in ("Tell me your name and plan", "What do you see, and what is your name?", "Turn data on. Your name?"):
+        assert judged(both, "no").withheld == ()
+        assert "name" in judged(both, "no", both, "no").withheld
+    env = started(phone("stuck"))
+    assert say(env, "What is your name, and which plan?") == "Mara."
+    assert not env.faults()
 
 
 def test_a_goodbye_before_the_goal_is_met_is_too_early() -> None:

@@ -24,6 +24,7 @@ FULL = 1e-6  # a part counts as solved from this much below the best return
 SYMBOLS = ("X", "Y", "Z", *ascii_uppercase[:-3])
 _PLAIN = re.compile(r"(?<![\w.,:/#+-])(?!0\d)\d{1,6}(?![\w/-])(?![.,:]\d)")  # an integer that is no part of a word, date or decimal
 _NUMERIC = re.compile(r"[+-]?\d+(?:\.\d+)?")
+_WORDS = re.compile(r"[^\W\d_]+(?:[ '’.-]+[^\W\d_]+)*")
 
 
 @runtime_checkable
@@ -211,10 +212,10 @@ class NotComposable(ValueError):
 def compose(first: Task, second: Task) -> Task:
     """One question with the answer of ``second``, of which a number is hidden behind the answer of ``first``.
 
-    X is the answer of ``first``, or of a text the number of its letters; Y = X + d takes the place of the smallest plain integer that
+    X is the answer of ``first``, or of words the number of their letters; Y = X + d takes the place of the smallest plain integer that
     ``second`` has once. Raises `NotComposable` where there is no such value, number or symbol, or the text does not give back ``second``.
 
-    Source: Composition-RL, arXiv 2602.12036 [S]; how a number is chosen, and letters as the value of a text [R].
+    Source: Composition-RL, arXiv 2602.12036 [S]; how a number is chosen, and letters as the value of words [R].
     """
     if first.id == second.id:
         raise NotComposable(f"task {first.id} cannot be composed with itself")
@@ -259,13 +260,14 @@ def _chains(tasks: Sequence[Task], depth: int) -> Iterator[Task]:
 def _value(task: Task) -> tuple[Decimal, str]:
     """A number that the answer decides, and how it is called."""
     accepted = task.answer if isinstance(task.answer, list | tuple) else [task.answer]
-    texts = [str(answer).strip().replace(",", "") for answer in accepted if not isinstance(answer, bool) and answer is not None]
-    for found, meaning in (
-        ({Decimal(text) for text in texts if _NUMERIC.fullmatch(text)}, "the answer to this question"),
-        ({Decimal(sum(map(str.isalpha, text))) for text in texts} - {Decimal(0)}, "the number of letters in the answer to this question"),
-    ):
-        if len(found) == 1:
-            return found.pop(), meaning
+    if all(isinstance(answer, str | int | float) and not isinstance(answer, bool) for answer in accepted):
+        texts = [str(answer).strip() for answer in accepted]
+        numbers = {Decimal(number) for text in texts if _NUMERIC.fullmatch(number := text.replace(",", ""))}
+        if len(numbers) == 1:
+            return numbers.pop(), "the answer to this question"
+        letters = {Decimal(sum(map(str.isalpha, text))) for text in texts}
+        if len(letters) == 1 and all(isinstance(answer, str) for answer in accepted) and all(map(_WORDS.fullmatch, texts)):
+            return letters.pop(), "the number of letters in the answer to this question"
     raise NotComposable(f"the answer of task {task.id} decides no one number: {task.answer!r}")
 
 

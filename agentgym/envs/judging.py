@@ -109,8 +109,10 @@ def marker(transcript: str, seed: int) -> str:
 
 
 def _plain_deeds(text: str, calls: Sequence[Mapping[str, Any]]) -> str:
+    from agentgym.tools.completion import without_thought
+
     action = parse_action(text)
-    said = _modest(action.content if action.problem is None else text)
+    said = _modest(without_thought(action.content if action.problem is None else text))
     done = [f"{call.name}({_json(_modest_values(call.arguments))})" for call in action.calls]
     for call in calls:
         arguments = call["function"]["arguments"]

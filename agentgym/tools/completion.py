@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,11 +14,12 @@ import httpx
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from agentgym.action import Call, parse_action
+from agentgym.action import Call
 from agentgym.errors import AgentGymError, InfrastructureError
 
 LONGEST_WAIT = 60.0  # seconds before one more try, whatever the server asks for
 LARGEST = 2**22  # bytes of an answer that are read
+LONGEST_QUOTE = 300  # characters of what a server said, in an error
 Messages = Sequence[Mapping[str, Any]]
 Specs = Sequence[Mapping[str, Any]]  # tools in OpenAI's form
 
@@ -38,7 +40,7 @@ class Completes(Protocol):
 class Completion:
     """Asks and waits. An empty answer is an answer: whoever asked says whose fault it is.
 
-    ``url`` ends before ``/chat/completions``; ``key`` names the environment variable that holds the key, which is written nowhere;
+    ``url`` ends before ``/chat/completions``; ``key`` names the environment variable that holds the key, which no error repeats;
     ``options`` are further fields of the request, which overrule others, and None leaves one out. A refused or lost connection, the
     statuses 429 and 5xx, and an unreadable answer are tried again up to ``retries`` times, after ``backoff`` seconds, then twice as
     long, or after what the server asks for. One ``complete`` takes ``seconds`` at most, all tries and waits together. What remains, and
@@ -58,8 +60,8 @@ class Completion:
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise AgentGymError(f"url is {url!r}: give an address such as http://localhost:8000/v1")
-        if key is not None and key not in os.environ:  # it is not repeated here: it may be the key itself
-            raise AgentGymError("key names an environment variable that is not set: export it, and give its name, not the key")
+        if key is not None:
+            _secret(key)
         if seconds <= 0 or retries < 0 or backoff < 0:
             raise AgentGymError(f"Completion needs seconds > 0, retries >= 0 and backoff >= 0, not {seconds}, {retries} and {backoff}")
         self.url, self.model, self.key = url.rstrip("/") + "/chat/completions", model, key
@@ -82,7 +84,7 @@ class Completion:
             wait = min(LONGEST_WAIT, max(asked_for, self.backoff * 2 ** (tried - 1)))
             if tried > self.retries or time.monotonic() + wait >= deadline:
                 tries = f"{tried} {'try' if tried == 1 else 'tries'} within {self.seconds:g} s"
-                raise InfrastructureError(f"{self.url}, model {self.model}: {reason}, after {tries}. Is it up, and has it room?")
+                raise self._failure(f"{self._without_key(reason)}, after {tries}. Is it up, and has it room?")
             time.sleep(wait)
 
     def close(self) -> None:
@@ -94,7 +96,23 @@ class Completion:
 
     def _ask(self, body: Mapping[str, Any], deadline: float) -> Said | tuple[str, float]:
         """The answer, or why there is none yet and how many seconds the server wants to be left alone."""
-        headers = {} if self.key is None else {"Authorization": f"Bearer {os.environ[self.key]}"}
+        found: Future[Said | tuple[str, float]] = Future()
+
+        def fetch() -> None:
+            try:
+                found.set_result(self._fetch(body, deadline))
+            except BaseException as error:
+                found.set_exception(error)
+
+        # Headers that trickle and the look-up of a name have no limit of their own: whoever asks does not wait for them.
+        threading.Thread(target=fetch, daemon=True).start()
+        try:
+            return found.result(max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            return "an answer that takes too long", 0.0
+
+    def _fetch(self, body: Mapping[str, Any], deadline: float) -> Said | tuple[str, float]:
+        headers = {} if self.key is None else {"Authorization": f"Bearer {_secret(self.key)}"}
         left = max(0.001, deadline - time.monotonic())
         content = b""
         try:
@@ -108,9 +126,15 @@ class Completion:
         if response.status_code == 429 or response.status_code >= 500:
             return f"status {response.status_code}", _seconds(response.headers.get("retry-after", ""))
         if response.status_code != 200:
-            said = content[:300].decode(errors="replace")
-            raise InfrastructureError(f"{self.url}, model {self.model}: status {response.status_code}, {said}")
+            said = self._without_key(content.decode(errors="replace"))[:LONGEST_QUOTE]  # not the other way: a part of the key would be left
+            raise self._failure(f"status {response.status_code}, {said}")
         return _read(content)
+
+    def _failure(self, what: str) -> InfrastructureError:
+        return InfrastructureError(f"{self.url}, model {self.model}: {what}")
+
+    def _without_key(self, text: str) -> str:
+        return text if self.key is None else text.replace(_secret(self.key), "[key]")
 
     def _client(self) -> httpx.Client:
         with self._lock:
@@ -184,11 +208,18 @@ def _read(content: bytes) -> Said | tuple[str, float]:
 
 
 def without_thought(text: str) -> str:
-    """Some servers leave ``<think>…</think>`` in the words. One that is not closed was cut off, and nothing was said."""
-    action = parse_action(text)
-    if action.thought and action.problem:
-        return ""
-    return text.partition("</think>")[2].strip() if action.thought else text.strip()
+    """Some servers leave a thought in the words, some without its first tag. One that is not closed was cut off, and nothing was said."""
+    words = text.rpartition("</think>")[2].strip()
+    return "" if words.startswith("<think>") else words
+
+
+def _secret(variable: str) -> str:
+    if variable not in os.environ:  # it is not repeated here: it may be the key itself
+        raise AgentGymError("key names an environment variable that is not set: export it, and give its name, not the key")
+    secret = os.environ[variable].strip()
+    if not (secret and secret.isascii() and secret.isprintable()):
+        raise AgentGymError(f"the environment variable {variable} holds no key of printable ASCII characters: export it anew")
+    return secret
 
 
 def _arguments(given: str | dict[str, Any] | None) -> dict[str, Any] | None:

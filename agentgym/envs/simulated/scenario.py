@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import orjson
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from agentgym.action import Call
 from agentgym.envs.simulated.knobs import Knobs
@@ -13,6 +14,18 @@ from agentgym.tool import Tool
 
 TYPES: dict[str, type | tuple[type, ...]] = {"string": str, "integer": int, "number": (int, float), "boolean": bool}
 RESERVED = ("say", "done")
+
+
+def _writable(value: dict[str, Any]) -> dict[str, Any]:
+    """JSON may hold what cannot be written again, such as an integer beyond 64 bits."""
+    try:
+        orjson.dumps(value)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    return value
+
+
+Json = Annotated[dict[str, Any], AfterValidator(_writable)]
 
 
 class Parameter(BaseModel):
@@ -49,7 +62,7 @@ class Step(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     name: str
-    arguments: dict[str, Any] = {}
+    arguments: Json = {}
 
     def call(self) -> Call:
         return Call(self.name, self.arguments)
@@ -63,7 +76,7 @@ class Scenario(BaseModel):
     tools: list[Sketch]
     request: str = Field(min_length=1)
     goal: str = Field(min_length=1)
-    state: dict[str, Any]
+    state: Json
     checklist: list[str] = Field(min_length=1, max_length=8)
     plan: list[Step]
 

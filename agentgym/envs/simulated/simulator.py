@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from agentgym.action import Call, format_action
 from agentgym.envs.judging import Judge
 from agentgym.envs.simulated.knobs import Knobs, knobs
-from agentgym.envs.simulated.scenario import Scenario
-from agentgym.errors import InfrastructureError
+from agentgym.envs.simulated.scenario import Json, Scenario
+from agentgym.errors import InfrastructureError, JudgeError
 from agentgym.seeds import Lineage
 from agentgym.snapshot import state_digest
 from agentgym.task import Task
@@ -48,10 +48,14 @@ STRICTER = (  # one more for each level of strictness above the first
 )
 
 
+class MalformedAnswer(InfrastructureError):
+    """The model answers, but not in the form that it was asked for."""
+
+
 class Happening(BaseModel):
     model_config = ConfigDict(extra="forbid")
     result: str
-    state: dict[str, Any]
+    state: Json
 
 
 class Words(BaseModel):
@@ -62,7 +66,7 @@ class Words(BaseModel):
 class Simulator:
     """Share one among all environments of a run: a call in one state has one result, and a dialogue one reply, in all episodes of a task.
 
-    An answer that is no JSON of the right form is asked for twice more; then `InfrastructureError` voids the episode.
+    An answer that is no JSON of the right form is asked for twice more; then `MalformedAnswer` voids the episode.
     """
 
     def __init__(self, completion: Completes, *, blocking: bool = True, votes: int = 3) -> None:
@@ -72,12 +76,18 @@ class Simulator:
         self._lock = threading.Lock()
 
     def write(self, difficulty: float, lineage: Lineage) -> Task:
-        """A new task. It is one whose plan, carried out by the tools, the judge says solves it: others are thrown away."""
+        """A new task. It is one whose plan, carried out by the tools, the judge says solves it: others are thrown away.
+
+        So is a draft during which somebody answers in another form than asked for. Raises `InfrastructureError` after `DRAFTS` drafts.
+        """
         wanted = knobs(difficulty, (lineage / "knobs").rng())
         why = ""
         for draft in range(DRAFTS):
-            scenario = self._ask(WRITER, {"knobs": asdict(wanted)}, Scenario, lineage / "draft" / draft)
-            why = scenario.fault(wanted) or self._unsolved(scenario, wanted, lineage / "draft" / draft)
+            try:
+                scenario = self._ask(WRITER, {"knobs": asdict(wanted)}, Scenario, lineage / "draft" / draft)
+                why = scenario.fault(wanted) or self._unsolved(scenario, wanted, lineage / "draft" / draft)
+            except (MalformedAnswer, JudgeError) as error:
+                why = str(error)
             if not why:
                 return _task("/".join(map(str, lineage.path)), scenario, wanted, difficulty)
         raise InfrastructureError(f"{DRAFTS} drafts of a task of difficulty {difficulty:g} were rejected, the last because {why}")
@@ -122,7 +132,7 @@ class Simulator:
             except ValidationError as error:
                 first = error.errors()[0]
                 why = f"{'.'.join(map(str, first['loc']))} {first['msg']}".strip()
-        raise InfrastructureError(f"the simulator answered {TRIES} times in another form than asked for ({why}): choose another model")
+        raise MalformedAnswer(f"the simulator answered {TRIES} times in another form than asked for ({why}): choose another model")
 
     def _once(self, key: str, make: Callable[[], Result]) -> Result:
         """Several episodes may want the same at once: one asks, and the others wait for what it gets."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,8 +42,8 @@ class UserEnv(AgentEnv):
 
     The agent alone can see and change accounts; the user alone can see and use the phone, and does so when told to. ``user`` is a
     `ScriptedUser` by default; ``url``, ``model`` and ``key`` (the name of an environment variable) make it a model behind an
-    OpenAI-compatible endpoint, and ``cache`` is a file that remembers its replies. A user that fails to answer raises `UserFailure`
-    out of ``step``: such an episode has no verdict.
+    OpenAI-compatible endpoint, which all environments of a process share, and ``cache`` is a file that remembers its replies. A user
+    that fails to answer raises `UserFailure` out of ``step``: such an episode has no verdict.
     """
 
     system = "Get the user's phone connected. Change nothing else."
@@ -64,8 +65,8 @@ class UserEnv(AgentEnv):
         super().__init__()
         if (url is None) is not (model is None) or (user is not None and url is not None):
             raise AgentGymError("a model as the user takes url= and model= together, and then no user=")
-        found: User = user or (ScriptedUser() if url is None or model is None else _model(url, model, key))
-        self.user: User = found if cache is None else CachedUser(found, cache)
+        found: User = user or (ScriptedUser() if url is None or model is None else _served(url, model, key))
+        self.user: User = found if cache is None else CachedUser(found, cache, model or "")
         self.blocking = self.user.blocking
 
     def tasks(self, split: str) -> Sequence[Task]:
@@ -225,7 +226,8 @@ def _used(device: Device, call: Any) -> Device:
         raise UserFailure(f"the simulated user fails with the phone: {error}") from error
 
 
-def _model(url: str, model: str, key: str | None) -> ModelUser:
+@cache
+def _served(url: str, model: str, key: str | None) -> ModelUser:
     from agentgym.tools.completion import Completion
 
     return ModelUser(Completion(url, model, key))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agentgym.envs.user.phone import DEVICE_TOOLS, STATUSES
+from agentgym.envs.user.scripted import requests
 from agentgym.envs.user.users import Line, UserFailure
 from agentgym.outcome import Outcome
 from agentgym.turn import Turn, total_reward
@@ -39,18 +40,22 @@ def says_goodbye(text: str) -> bool:
 def faults(goal: str, knowledge: Mapping[str, str], dialogue: Sequence[Line], met: bool) -> Faults:
     """The user's faults. ``met``: whether its goal is.
 
-    They are rules on words [R]: a fact counts as asked for where a question of the agent has its name, and as given where the user
-    ever says its value. A number or a name counts as invented where nothing that the user knew by then has it.
+    They are rules on words [R]: a fact counts as asked for where a question of the agent has its name and asks for nothing else, or two
+    questions have it, since a user may answer one request at a time; and as given where the user ever says its value. A number or a
+    name counts as invented where nothing that the user knew by then has it.
     """
     said = [line.text for line in dialogue if line.speaker == "user"]
     questions = [line.text for line in dialogue if line.speaker == "agent" and _QUESTION.search(line.text)]
     withheld = [
-        name
-        for name, value in knowledge.items()
-        if any(_has(question, name) for question in questions) and not any(_has(text, value) for text in said)
+        name for name, value in knowledge.items() if _asked_for(name, questions) and not any(_has(text, value) for text in said)
     ]
     left = bool(said) and says_goodbye(said[-1]) and not met
     return Faults(tuple(withheld), left, tuple(_invented(f"{goal} {' '.join(knowledge.values())} {_DEVICE_WORDS}", dialogue)))
+
+
+def _asked_for(name: str, questions: Sequence[str]) -> bool:
+    naming = [question for question in questions if _has(question, name)]
+    return len(naming) > 1 or any(set(requests(question)) <= {name} for question in naming)
 
 
 def _invented(known: str, dialogue: Sequence[Line]) -> dict[str, None]:

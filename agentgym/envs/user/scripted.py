@@ -40,7 +40,7 @@ class ScriptedUser:
         last = view.dialogue[-1]
         if last.speaker == "device":
             return UserTurn(DONE[view.persona].format(view.status))
-        request = _request(last.text)
+        request = _first_request(last.text)
         if request in ANSWERS:
             return UserTurn(ANSWERS[request][view.persona].format(view.knowledge[request]))
         if request == "look":
@@ -48,13 +48,17 @@ class ScriptedUser:
         call = _call(request, last.text)
         if call is None:
             return UserTurn(PUZZLED)
-        told = sum(_call(_request(line.text), line.text) is not None for line in view.dialogue if line.speaker == "agent")
+        told = sum(_call(_first_request(line.text), line.text) is not None for line in view.dialogue if line.speaker == "agent")
         return UserTurn(ONCE_MORE) if view.persona == FORGETFUL and told == 1 else UserTurn(actions=(call,))
 
 
-def _request(text: str) -> str:
-    found = _REQUEST.search(text)
-    return str(found.lastgroup) if found is not None else ""
+def requests(text: str) -> list[str]:
+    """What a text asks for or tells to do, in its order."""
+    return [str(found.lastgroup) for found in _REQUEST.finditer(text)]
+
+
+def _first_request(text: str) -> str:
+    return next(iter(requests(text)), "")
 
 
 def _call(request: str, text: str) -> Call | None:

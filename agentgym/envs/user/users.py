@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -82,27 +83,42 @@ class ModelUser:
 
 
 class CachedUser:
-    """What ``inner`` replied once, it replies again to the same dialogue. ``file`` has a JSON line for each reply, and grows."""
+    """What ``inner`` replied once, it replies again to the same dialogue. ``file`` has a JSON line for each reply, and grows.
 
-    def __init__(self, inner: User, file: str | Path) -> None:
-        self.inner, self.file = inner, Path(file)
+    All that have one ``file`` share its replies within a process, each those of its own ``model``: the name of who replies.
+    """
+
+    def __init__(self, inner: User, file: str | Path, model: str = "") -> None:
+        self.inner, self.model = inner, model
         self.blocking = inner.blocking
-        self._lock = threading.Lock()
-        self._known = _read(self.file) if self.file.exists() else {}
+        self._memory = memory(Path(file).resolve())
 
     def reply(self, view: UserView, rng: Random) -> UserTurn:
-        key = state_digest(view)
+        key = state_digest(self.model, view)
+        known = self._memory.known.get(key)
+        return self._memory.keep(key, self.inner.reply(view, rng)) if known is None else known
+
+
+class Memory:
+    """Replies by a hash of who heard what, and the file that holds them."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.known = _read(file) if file.exists() else {}
+        self._lock = threading.Lock()
+
+    def keep(self, key: str, turn: UserTurn) -> UserTurn:
+        """The first reply, which counts: another episode may have come to the same place meanwhile."""
         with self._lock:
-            if key in self._known:
-                return self._known[key]
-        turn = self.inner.reply(view, rng)
-        with self._lock:
-            if key not in self._known:  # another episode may have come to the same place meanwhile
+            if key not in self.known:
                 row = {"key": key, "text": turn.text, "actions": [[call.name, call.arguments] for call in turn.actions]}
                 with self.file.open("ab") as file:
                     file.write(orjson.dumps(row) + b"\n")
-                self._known[key] = turn
-            return self._known[key]
+                self.known[key] = turn
+            return self.known[key]
+
+
+memory = cache(Memory)  # one of each file, so that the episodes of a group read each other's replies
 
 
 def _read(file: Path) -> dict[str, UserTurn]:
