@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache as shared
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -57,14 +58,20 @@ def chosen(user: User | None, url: str | None, model: str | None, key: str | Non
     if (url is None) is not (model is None) or (user is not None and url is not None):
         raise AgentGymError("a model as the user takes url= and model= together, and then no user=")
     if url is not None and model is not None:
-        from agentgym.tools.completion import Completion
-
-        user = InstructedUser(Completion(url, model, key))
+        user = _served(url, model, key)
     if cache is None:
         return user
     if user is None:
         raise AgentGymError("cache= remembers what a user says: give user=, or url= and model=, too")
-    return CachedUser(user, cache)
+    return CachedUser(user, cache, model or "")
+
+
+@shared
+def _served(url: str, model: str, key: str | None) -> InstructedUser:
+    """One for all environments of a process."""
+    from agentgym.tools.completion import Completion
+
+    return InstructedUser(Completion(url, model, key))
 
 
 def _role(instruction: str) -> str:
