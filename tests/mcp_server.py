@@ -39,6 +39,8 @@ async def list_tools(ctx, params):
         Tool(name="environment", input_schema=NOTHING),
         Tool(name="picky", input_schema=NOTHING),
         Tool(name="process", input_schema=NOTHING),
+        Tool(name="hang", input_schema=NOTHING),
+        Tool(name="secret", input_schema=NOTHING),
     ]
     return ListToolsResult(tools=tools)
 
@@ -53,7 +55,8 @@ async def call_tool(ctx, params):
         await asyncio.sleep(arguments["seconds"])
         return said(f"{started} {time.monotonic()}")
     if params.name == "die":
-        print("I die of old age", file=sys.stderr, flush=True)
+        sys.stderr.buffer.write(b"caf\xe9: I die of old age\n")
+        sys.stderr.buffer.flush()
         os._exit(3)
     if params.name == "fail":
         return CallToolResult(content=[TextContent(text="no such order")], is_error=True)
@@ -69,7 +72,11 @@ async def call_tool(ctx, params):
     if params.name == "environment":
         return said(" ".join(sorted(os.environ)))
     if params.name == "picky":
-        raise MCPError(INVALID_PARAMS, "not on a Sunday")
+        raise MCPError(INVALID_PARAMS, "not on a Sunday" + "z" * 10_000)
+    if params.name == "hang":
+        time.sleep(60)
+    if params.name == "secret":
+        return said("y" * 7_995 + os.environ["TRIAL"])
     if params.name == "process":
         return said(str(os.getpid()))
     return said(arguments.get("text", ""))

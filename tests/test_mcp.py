@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +25,7 @@ SECRET = "Bearer qwertyuiop-asdfghjkl"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[McpServer]:
-    with McpServer.stdio(sys.executable, [SERVER], {"TRIAL": "1"}, name="trial", seconds=1.0) as server:
+    with McpServer.stdio(sys.executable, [SERVER], {"TRIAL": "of-the-environment"}, name="trial", seconds=1.0) as server:
         yield server
 
 
@@ -82,8 +84,12 @@ def test_a_server_sees_no_more_of_the_environment_than_it_is_given(tools: dict[s
 
 
 def test_parameters_that_the_server_refuses_are_the_policys(tools: dict[str, SchemaTool]) -> None:
-    with pytest.raises(ToolError, match="not on a Sunday"):
+    with pytest.raises(ToolError, match=r"not on a Sundayz+… \(cut: 8,000 characters of 10,015\)"):
         tools["picky"]()
+
+
+def test_what_the_environment_was_given_is_not_shown_even_where_a_text_is_cut(tools: dict[str, SchemaTool]) -> None:
+    assert tools["secret"]() == "y" * 7995 + "(secr… (cut: 8,000 characters of 8,003)"
 
 
 def test_read_only_calls_of_one_turn_overlap(tools: dict[str, SchemaTool]) -> None:
@@ -95,17 +101,29 @@ def test_read_only_calls_of_one_turn_overlap(tools: dict[str, SchemaTool]) -> No
     assert info["messages"][2]["content"] == "up"
 
 
-def test_a_limit_of_one_second_ends_a_nap_within_1_2_and_the_server_is_started_anew(tools: dict[str, SchemaTool]) -> None:
-    before, started = tools["process"](), time.monotonic()
+def test_a_limit_of_one_second_ends_a_nap_within_1_2_and_no_other_call(tools: dict[str, SchemaTool]) -> None:
+    before, others = tools["process"](), list[str]()
+    started = time.monotonic()
+    other = threading.Timer(0.6, lambda: others.append(tools["sleep"](seconds=0.7)))
+    other.start()
     with pytest.raises(InfrastructureError, match=r"^tool sleep of MCP server trial did not answer within 1 s$"):
         tools["sleep"](seconds=3)
     assert time.monotonic() - started < 1.2
+    other.join()
+    assert len(others) == 1
+    assert tools["process"]() == before
+
+
+def test_a_server_that_answers_nothing_any_more_is_started_anew(tools: dict[str, SchemaTool]) -> None:
+    before = tools["process"]()
+    with pytest.raises(InfrastructureError, match="tool hang of MCP server trial did not answer"):
+        tools["hang"]()
     assert tools["process"]() != before
 
 
 def test_a_server_that_dies_is_named_with_its_last_words_and_started_anew(tools: dict[str, SchemaTool]) -> None:
     env = env_of(*tools.values())
-    with pytest.raises(InfrastructureError, match=r"tool die of MCP server trial failed: .*; it last wrote: .*I die of old age"):
+    with pytest.raises(InfrastructureError, match=r"tool die of MCP server trial failed: .*; it last wrote: caf�: I die of old age"):
         env.step(call("die"))
     assert env.ended == "an error in step()"
     assert tools["echo"](text="again") == "again"
@@ -145,6 +163,56 @@ def test_a_list_that_changes_and_names_that_are_no_names_are_the_servers_fault(t
             tools["die"]()
         with pytest.raises(InfrastructureError, match="tool echo of MCP server shifty: the server changed its schema"):
             tools["echo"]()
+
+
+def test_only_a_tool_that_changed_is_refused_and_it_stays_so(tmp_path: Path) -> None:
+    listed = tmp_path / "listed.json"
+
+    def list_now(schema: Any) -> None:
+        rows = [{"name": "echo", "inputSchema": {"type": "object"}}, {"name": "other", "inputSchema": schema}]
+        listed.write_text(json.dumps({"tools": rows}))
+
+    list_now({"type": "object"})
+    with McpServer.stdio(sys.executable, [SERVER], {"LISTED": str(listed)}, name="shifty", seconds=5) as server:
+        echo, other = server.tools()
+        list_now({"type": "object", "required": ["text"]})
+        server.close()
+        for _ in range(2):
+            assert echo(text="as before") == "as before"
+            with pytest.raises(InfrastructureError, match="tool other of MCP server shifty: the server changed its schema"):
+                other(text="otherwise")
+
+
+def test_a_server_that_is_closed_leaves_no_file_and_no_thread() -> None:
+    server = McpServer.stdio(sys.executable, [SERVER], name="tidy", seconds=5)
+    server.tools()
+    server.close()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(2):
+        server.tools()
+        server.close()
+    assert len(os.listdir("/proc/self/fd")) <= before
+    assert not [thread for thread in threading.enumerate() if "tidy" in thread.name]
+
+
+def test_threads_wait_together_for_one_start() -> None:
+    mute = McpServer.stdio("sleep", ["60"], start_seconds=0.5)
+    problems: list[str] = []
+
+    def use() -> None:
+        with pytest.raises(InfrastructureError) as caught:
+            mute.tools()
+        problems.append(str(caught.value))
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    started = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert time.monotonic() - started < 1.5
+    assert len(problems) == 4
+    mute.close()
 
 
 def test_a_server_that_does_not_start_is_infrastructure() -> None:

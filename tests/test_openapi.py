@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import threading
@@ -94,8 +95,17 @@ class Handler(BaseHTTPRequestHandler):
             self.drip(b"HTTP/1.1 200 OK\r\nContent-Length: 600\r\n\r\n" + b"x" * 600)
         elif what == "hang up":
             self.connection.close()
-        elif what == "header":
-            self.reply(200, f"you sent {self.headers['Authorization']}".encode(), "text/plain")
+        elif what == "all":
+            login = base64.b64decode(self.headers["Authorization"].removeprefix("Basic ")).decode()
+            self.reply(200, f"{login} {self.path} {self.headers}".encode(), "text/plain")
+        elif what == "border":
+            self.reply(200, ("y" * 7990 + self.headers["Authorization"]).encode(), "text/plain")
+        elif what == "flood of secrets":
+            self.reply(200, ("y" + self.headers["Authorization"] * 3000).encode(), "text/plain")
+        elif what == "nowhere":
+            self.send_response(302)
+            self.send_header("Location", "http://xn--a.b/")
+            self.end_headers()
         elif what.startswith("path"):
             self.reply(200, self.path.encode(), "text/plain")
         elif what == "flood":
@@ -196,8 +206,22 @@ def test_a_path_cannot_be_left_by_an_argument(tools: dict[str, SchemaTool], valu
 def test_what_is_odd_in_a_path_is_escaped_and_in_a_header_refused(tools: dict[str, SchemaTool]) -> None:
     assert heard(tools["getPet"], id=7)["path"] == "/pets/7"
     assert tools["say"](what="path/../x?y=1#z") == "/say/path%2F..%2Fx%3Fy%3D1%23z"
-    with pytest.raises(ToolError, match="one line of ASCII"):
-        tools["delete_pet"](**{"id": 7, "X-Reason": "a\r\nEvil: 1"})
+    for reason in ("a\r\nEvil: 1", " ", "blank at the end ", "Öl"):
+        with pytest.raises(ToolError, match="one line of ASCII, without blanks around it"):
+            tools["delete_pet"](**{"id": 7, "X-Reason": reason})
+
+
+def test_what_cannot_be_sent_is_the_policys_to_mend(tools: dict[str, SchemaTool]) -> None:
+    with pytest.raises(ToolError, match=r"cannot be sent: .* too long"):
+        heard(tools["get_pets"], seconds="9" * 70_000)
+    with pytest.raises(ToolError, match="cannot be sent"):
+        tools["get_pets"](filter={"age": [10**30]})
+    with pytest.raises(ToolError, match="a form is an object"):
+        tools["sendForm"](body=["a"])
+    deep: list[Any] = []
+    for _ in range(600):
+        deep = [deep]
+    assert "nested too deeply" in str(tools["sendForm"].read_arguments({"body": deep}))
 
 
 def test_a_refusal_is_told_in_the_services_words(tools: dict[str, SchemaTool]) -> None:
@@ -205,7 +229,7 @@ def test_a_refusal_is_told_in_the_services_words(tools: dict[str, SchemaTool]) -
         tools["say"](what="404")
 
 
-@pytest.mark.parametrize("what", ["500", "503", "401", "429", "302", "hang up"])
+@pytest.mark.parametrize("what", ["500", "503", "401", "429", "302", "hang up", "nowhere"])
 def test_what_the_policy_cannot_mend_is_infrastructure(tools: dict[str, SchemaTool], what: str) -> None:
     with pytest.raises(InfrastructureError, match="operation say"):
         tools["say"](what=what)
@@ -219,6 +243,15 @@ def test_a_limit_of_one_second_ends_a_slow_answer_within_1_2(tools: dict[str, Sc
     assert time.monotonic() - started < 1.2
 
 
+def test_a_call_that_is_over_its_limit_stops_reading_and_frees_its_connection(base: str) -> None:
+    with httpx.Client(limits=httpx.Limits(max_connections=1)) as client:
+        (say,) = (tool for tool in tools_of(SERVICE, client, base, seconds=0.5) if tool.name == "say")
+        with pytest.raises(InfrastructureError, match="did not answer within"):
+            say(what="drip")
+        time.sleep(0.5)
+        assert say(what="path") == "/say/path"
+
+
 def test_a_service_that_is_not_there_is_infrastructure() -> None:
     with httpx.Client() as client:
         (say,) = (tool for tool in tools_of(SERVICE, client, "http://127.0.0.1:9") if tool.name == "say")
@@ -226,8 +259,23 @@ def test_a_service_that_is_not_there_is_infrastructure() -> None:
             say(what="200")
 
 
-def test_secrets_are_never_shown(tools: dict[str, SchemaTool]) -> None:
-    assert tools["say"](what="header") == "you sent (secret)"
+def test_secrets_are_never_shown(base: str) -> None:
+    secrets = {"X-Api-Key": "of-a-header-22", "Cookie": "c=of-a-cookie-333"}
+    headers = [parameter("X-Api-Key", "header"), parameter("X-Reason", "header")]
+    service = {"openapi": "3.1.0", "paths": {"/say/{what}": {"get": operation("say", parameter("what", "path"), *headers)}}}
+    with httpx.Client(headers=secrets, params={"key": "of a+query/4444", "also": ["of-a-query-55555"]}) as client:
+        (say,) = tools_of(service, client, base.replace("://", "://of-a-person:of-an-address-6@"))
+        said = say(what="all", **{"X-Reason": "because of noise"})
+        assert not re.search("of-a|of a|of%20a|query|Basic", said), said
+        assert "because of noise" in said
+        assert "given-by-the-policy" in say(what="all", **{"X-Api-Key": "given-by-the-policy"})
+
+
+@pytest.mark.parametrize("what", ["border", "flood of secrets"])
+def test_a_secret_is_not_shown_in_part_where_an_answer_is_cut(base: str, what: str) -> None:
+    with httpx.Client(headers={"Authorization": "s3cr3t" * 30}) as client:
+        (say,) = (tool for tool in tools_of(SERVICE, client, base) if tool.name == "say")
+        assert "s3cr3t" not in say(what=what)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +299,32 @@ def test_a_description_is_read_from_a_file(tmp_path: Path) -> None:
     with httpx.Client() as client:
         assert len(tools_of(tmp_path / "a.json", client, "http://x")) == 6
         assert [tool.name for tool in tools_of(str(tmp_path / "b.yaml"), client, "http://x")] == ["a"]
+
+
+def test_references_to_any_place_become_definitions_with_names_of_their_own() -> None:
+    tree = {"type": "array", "items": {"$ref": "#/paths/~1a~1%7Bb%7D/tree"}}
+    either = [{"$ref": "#/paths/~1a~1%7Bb%7D/tree"}, {"$ref": "#/paths/~1a~0{b}/tree"}]
+    body = {"content": {"application/json": {"schema": {"anyOf": either}}}}
+    paths = {"/a/{b}": {"tree": tree, "post": {"operationId": "a", "requestBody": body}}, "/a~{b}": {"tree": {"type": "integer"}}}
+    with httpx.Client() as client:
+        (tool,) = tools_of({"openapi": "3.1.0", "paths": paths}, client, "http://x")
+    assert tool.read_arguments({"body": [[], [[]]]}) == {"body": [[], [[]]]}
+    assert tool.read_arguments({"body": 3}) == {"body": 3}
+    assert "not valid" in str(tool.read_arguments({"body": [3]}))
+
+
+def test_a_schema_is_read_by_its_own_draft_and_its_patterns_are_left_to_the_service() -> None:
+    draft = "http://json-schema.org/draft-07/schema#"
+    pair = {"type": "array", "items": [{"type": "number"}, {"type": "string"}]}
+    tool = SchemaTool("a", "A.", {"$schema": draft, "type": "object", "properties": {"pair": pair}}, str)
+    assert "pair.1: 2 is not of type 'string'" in str(tool.read_arguments({"pair": [1, 2]}))
+    endless = {"x": {"type": "string", "pattern": "^(a+)+$"}, "pattern": {"type": "string"}}
+    schema = {"type": "object", "properties": endless, "patternProperties": {"^(a+)+$": {}}, "additionalProperties": False}
+    tool = SchemaTool("a", "A.", schema, str)
+    arguments = {"x": "a" * 50 + "b", "a" * 50 + "b": 1}
+    assert tool.read_arguments(arguments) == arguments
+    assert "pattern: 5 is not" in str(tool.read_arguments({"pattern": 5}))
+    assert tool.parameters == schema
 
 
 def one(**operation: Any) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 
 from agentgym import AgentEnv, AgentGymError, InfrastructureError, Reply, Task, Tool, ToolError, call, tool
 from agentgym.snapshot import Kind
+from agentgym.tool import _arguments_model
 from agentgym.tools.recording import Recording, Tape, recorded, replayed
 from agentgym.tools.remote import SchemaTool
 
@@ -71,6 +74,11 @@ def tools_of(bank: Bank) -> list[Tool]:
     return [Tool(bank.look), Tool(bank.pay), Tool(bank.leave)]
 
 
+def begun(tape: Tape) -> Tape:
+    tape.begin("a")
+    return tape
+
+
 ACTIONS = [
     call("look"), call("pay", amount=5), call("look"), call("look", what="vault"), call("pay", amount=5), call("pay", amount="x"),
     call("look"), call("leave"),
@@ -98,7 +106,7 @@ def test_the_tools_look_the_same_to_the_policy(tmp_path: Path) -> None:
     bank, schema = Bank(), {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
     plain = [*tools_of(bank), SchemaTool("far", "Far away.", schema, lambda x: x, "read")]
     with Recording(tmp_path / "a") as recording:
-        taped = recorded(plain, recording).tools
+        taped = begun(recorded(plain, recording)).tools
         assert [(one.spec, one.effect, one.ends) for one in taped] == [(one.spec, one.effect, one.ends) for one in plain]
         assert taped[3].read_arguments({"x": "1"}) == "far: x: '1' is not of type 'integer'."
         assert taped[3](x=3) == "3"
@@ -107,7 +115,7 @@ def test_the_tools_look_the_same_to_the_policy(tmp_path: Path) -> None:
 def test_what_is_read_is_asked_once_until_something_is_written(tmp_path: Path) -> None:
     bank = Bank()
     with Recording(tmp_path / "a") as recording:
-        look, pay, _ = recorded(tools_of(bank), recording).tools
+        look, pay, _ = begun(recorded(tools_of(bank), recording)).tools
         assert [look(), look(what="balance")] == ["0 after 1 questions", "0 after 2 questions"]
         assert [look(), look()] == ["0 after 1 questions"] * 2
         pay(amount=3)
@@ -140,7 +148,7 @@ def test_a_call_that_was_never_made_is_refused_with_its_name_and_the_remedy(tmp_
 def test_refusals_are_recorded_and_failures_of_the_service_are_not(tmp_path: Path) -> None:
     bank, path = Bank(), tmp_path / "a.jsonl"
     with Recording(path) as recording:
-        look, pay, _ = recorded(tools_of(bank), recording).tools
+        look, pay, _ = begun(recorded(tools_of(bank), recording)).tools
         with pytest.raises(InfrastructureError, match="the vault does not answer"):
             pay(amount=-1)
         for _ in range(2):
@@ -148,7 +156,7 @@ def test_refusals_are_recorded_and_failures_of_the_service_are_not(tmp_path: Pat
                 look(what="gold")
     assert [json.loads(line)["refused"] for line in path.read_text().splitlines()] == ["there is no gold"]
     with pytest.raises(InfrastructureError, match="holds no answer to pay"):
-        replayed(tools_of(bank), path).tools[1](amount=-1)
+        begun(replayed(tools_of(bank), path)).tools[1](amount=-1)
 
 
 @given(st.lists(st.sampled_from(ACTIONS[:5]), min_size=1, max_size=6), st.integers(0, 5))
@@ -195,6 +203,66 @@ def test_what_writes_is_done_again_in_a_recording_that_goes_on(tmp_path: Path) -
             play(Banking(bank, recorded(tools_of(bank), recording)))
         assert bank.balance == 10
     assert len((tmp_path / "a").read_text().splitlines()) == 7
+
+
+def test_what_writes_never_gets_the_answer_of_another_time(tmp_path: Path) -> None:
+    bank = Bank()
+    with Recording(tmp_path / "a") as recording:
+        begun(recorded(tools_of(bank), recording)).tools[1](amount=5)
+        with pytest.raises(InfrastructureError, match=r'pay\({"amount":5}\) answers otherwise than in .*begin\(\) must make all anew'):
+            begun(recorded(tools_of(bank), recording)).tools[1](amount=5)
+
+
+def test_tools_that_write_are_refused_until_an_episode_begins(tmp_path: Path) -> None:
+    bank = Bank()
+    with Recording(tmp_path / "a") as recording:
+        for taped in recorded(tools_of(bank), recording).tools:
+            with pytest.raises(AgentGymError, match=r"call tape\.begin\(task\.id\)"):
+                taped()
+    assert bank.asked == 0
+
+
+def test_arguments_are_the_same_in_every_process_and_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    @tool(effect="read")
+    def find(tags: set[str], more: dict[str, Any] | None = None) -> str:
+        """Find."""
+        return f"{len(tags)} found"
+
+    tags = {f"tag {number}" for number in range(50)}
+    with Recording(tmp_path / "a") as recording:
+        (taped,) = recorded([find], recording).tools
+        assert taped(tags=tags) == "50 found"
+        with pytest.raises(ToolError, match="the arguments cannot be written down"):
+            taped(tags=tags, more={"n": 10**30})
+    assert json.loads((tmp_path / "a").read_text())["arguments"]["tags"] == sorted(tags)
+    assert replayed([find], tmp_path / "a").tools[0](tags=tags) == "50 found"
+
+
+def test_many_tapes_share_what_is_made_of_a_signature(tmp_path: Path) -> None:
+    bank = Bank()
+    with Recording(tmp_path / "a") as recording:
+        tapes = [recorded([Tool(bank.look)], recording).tools[0] for _ in range(2)]
+        made = _arguments_model.cache_info().misses
+        for taped in [*tapes, *recorded([Tool(Bank().look)], recording).tools]:
+            assert taped.read_arguments({"what": "x"}) == {"what": "x"}
+            assert "what" in taped.spec["function"]["parameters"]["properties"]
+        assert _arguments_model.cache_info().misses == made
+
+
+def test_an_answer_that_does_not_fit_on_the_disk_leaves_no_torn_line(tmp_path: Path) -> None:
+    limits, path = resource.getrlimit(resource.RLIMIT_FSIZE), tmp_path / "a"
+    bank = Bank()
+    with Recording(path) as recording:
+        (look,) = recorded([bank.look], recording).tools
+        look()
+        before = path.read_bytes()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, limits[1]))
+        try:
+            with pytest.raises(AgentGymError, match=r"could not be written to .*: make room"):
+                look(what="vault")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert path.read_bytes() == before
 
 
 RECORDER = """
@@ -252,9 +320,13 @@ def test_a_torn_line_is_passed_over_in_a_replay_and_left_alone(tmp_path: Path) -
 def test_files_that_cannot_be_used_say_why(tmp_path: Path) -> None:
     with pytest.raises(AgentGymError, match="there is no recording"):
         replayed([], tmp_path / "none")
-    (tmp_path / "bad").write_text('{"tool": "a", "arguments": {}, "after": ""}\nnonsense\n')
-    with pytest.raises(AgentGymError, match=r"bad, line 2 is no recorded answer"):
-        replayed([], tmp_path / "bad")
+    good = '{"tool": "a", "arguments": {}, "after": "", "said": "x"}\n'
+    reply = '{"text": "x", "reward": 0, "ends": false, "outcome": "none such", "messages": []}'
+    for bad in ("nonsense", good.replace(', "said": "x"', ""), good.replace('"said": "x"', f'"replied": {reply}'), "[]"):
+        (tmp_path / "bad").write_text(good + bad.strip() + "\n")
+        for _ in range(2):  # nor is the file held
+            with pytest.raises(AgentGymError, match=r"bad, line 2 is no recorded answer"):
+                Recording(tmp_path / "bad")
     with Recording(tmp_path / "busy"), pytest.raises(AgentGymError, match="is being recorded already"):
         Recording(tmp_path / "busy")
     with Recording(tmp_path / "busy") as recording:

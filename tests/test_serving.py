@@ -6,19 +6,22 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import httpx2
 import pytest
-from mcp import Client
+from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 
-from agentgym import AgentGymError, InfrastructureError, Reply, ToolError, parse_action
+from agentgym import AgentGymError, InfrastructureError, Reply, Task, ToolError, parse_action
+from agentgym.envs import serving
 from agentgym.envs.desk import Desk
-from agentgym.envs.serving import serve
+from agentgym.envs.serving import Episode, Episodes, main, serve
 from agentgym.tools.mcp import McpServer
 
 TASK = "validation-1"
@@ -109,6 +112,137 @@ def test_by_http_nobody_comes_in_without_the_token(by_http: tuple[str, str, Path
     assert httpx.post(url, headers={"Authorization": bearer}, json={}).status_code != 401
     with pytest.raises(InfrastructureError, match="does not start"):
         McpServer.http(url, {"Authorization": "Bearer wrong"}).tools()
+
+
+def test_nobody_plays_in_anothers_session_by_a_version_without_sessions(by_http: tuple[str, str, Path]) -> None:
+    url, bearer, _ = by_http
+
+    async def intrude() -> None:
+        headers = {"Authorization": bearer, "mcp-session-id": "of another"}
+        async with (
+            httpx2.AsyncClient(headers=headers) as http,
+            Client(streamable_http_client(url, http_client=http), mode="2026-07-28") as client,
+        ):
+            await client.call_tool(*gold()[0])
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        asyncio.run(intrude())
+    assert caught.group_contains(MCPError, match="an episode needs a session: use protocol version 2025-11-25")
+
+
+class Slow(Desk):
+    """Notes which of its instances are open."""
+
+    opened: ClassVar[list[Slow]] = []
+
+    def begin(self, task: Task) -> None:
+        super().begin(task)
+        self.opened.append(self)
+
+    def close(self) -> None:
+        self.opened.remove(self)
+
+
+def test_episodes_begin_off_the_loop_once_for_each_session_and_all_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "SESSIONS", 2)
+    goes_on = threading.Event()
+
+    def begin() -> Episode:
+        assert goes_on.wait(10), "the loop stood still"
+        return Episode(Slow(), {}, None)
+
+    async def play() -> None:
+        episodes = Episodes(begin)
+        asyncio.get_running_loop().call_later(0.1, goes_on.set)
+        first, again = await asyncio.gather(episodes.of("a"), episodes.of("a"))
+        assert first is again
+        second = await episodes.of("b")
+        await episodes.of("a")
+        await episodes.of("c")
+        assert await episodes.of("a") is first
+        assert len(Slow.opened) == 2
+        assert second.tools[0].function.__self__ not in Slow.opened
+        await episodes.end("a")
+        assert len(Slow.opened) == 1
+        await episodes.end_all()
+
+    asyncio.run(play())
+    assert Slow.opened == []
+
+
+def test_an_environment_that_could_not_begin_is_tried_again() -> None:
+    tries = iter([None, Episode(Desk(), {}, None)])
+
+    def begin() -> Episode:
+        episode = next(tries)
+        if episode is None:
+            raise InfrastructureError("not yet")
+        return episode
+
+    async def play() -> None:
+        episodes = Episodes(begin)
+        with pytest.raises(InfrastructureError):
+            await episodes.of("a")
+        assert isinstance(await episodes.of("a"), Episode)
+
+    asyncio.run(play())
+
+
+NOTING = """
+import sys, test_serving
+test_serving.Slow.close = lambda self: print("closed", file=open(sys.argv[1], "a"), flush=True)
+test_serving.serve("test_serving:Slow", transport=sys.argv[2])
+"""
+
+
+def test_an_environment_is_closed_when_its_session_ends_and_with_the_server(tmp_path: Path) -> None:
+    command, here = [sys.executable, "-c", NOTING, str(tmp_path / "closed")], Path(__file__).parent
+
+    def closed() -> int:
+        return len((tmp_path / "closed").read_text().splitlines())
+
+    with McpServer.stdio(command[0], [*command[1:], "stdio"], {"PYTHONPATH": str(here)}) as server:
+        next(tool for tool in server.tools() if tool.name == "done")()
+        assert closed() == 1  # the one that was tried
+    assert closed() == 2
+    process = subprocess.Popen([*command, "http"], stderr=subprocess.PIPE, text=True, cwd=here)
+    assert process.stderr is not None
+    url, bearer = process.stderr.readline().split("  Authorization: ")
+    for ends in (4, 5):
+        with McpServer.http(url, {"Authorization": bearer.strip()}) as server:
+            next(tool for tool in server.tools() if tool.name == "done")()
+        while closed() < ends:
+            time.sleep(0.05)
+    process.terminate()
+    process.wait()
+    process.stderr.close()
+    assert closed() == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--task", "nope"], "no task 'nope' in split"),
+        (["--set", "foo"], "--set foo: write --set NAME=VALUE"),
+        (["--set", "seed=3"], "--set seed=3: write --set NAME=VALUE"),
+        (["--http", "--host", "192.0.2.1"], "cannot listen at 192.0.2.1, port 0"),
+    ],
+)
+def test_options_that_cannot_be_used_are_one_sentence(
+    options: list[str], problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["serving", "agentgym.envs.desk:Desk", *options])
+    with pytest.raises(SystemExit, match=problem) as caught:
+        main()
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_are_json_or_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(serving, "serve", lambda *args, **settings: given.update(settings))
+    monkeypatch.setattr(sys, "argv", ["serving", "x", "--set", "count=3", "--set", "data=tau-bench", "--set", "names=[1, null]"])
+    main()
+    assert {name: given[name] for name in ("count", "data", "names")} == {"count": 3, "data": "tau-bench", "names": [1, None]}
 
 
 class Wordy(Desk):

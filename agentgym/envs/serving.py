@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 import logging
 import os
 import secrets
 import socket
 import sys
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from inspect import signature
+from itertools import count
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,18 +37,24 @@ if TYPE_CHECKING:
 
 SESSIONS = 1024  # whose episodes are kept; of more, the one that was quiet for longest begins anew
 TOKEN = "AGENTGYM_MCP_TOKEN"  # the environment variable
+GRACE = 3  # seconds that the answers under way have at the end
 OVER = "The episode is over."
 log = logging.getLogger(__name__)
 
 
 class Episode:
-    """One episode that is played call by call, from any thread."""
+    """One episode that is played call by call, from any thread. ``close`` ends it with its environment."""
 
     def __init__(self, env: AgentEnv, options: dict[str, Any], results: Path | None) -> None:
+        self.tools = env.tools
         self._env, self._results = env, results
         self._lock = Lock()
         self._turns = 0
-        _, info = env.reset(seed=0, options=options)
+        try:
+            _, info = env.reset(seed=0, options=options)
+        except BaseException:
+            env.close()
+            raise
         self.task = "\n\n".join(str(message["content"]) for message in info["messages"])
 
     def call(self, name: str, arguments: dict[str, Any]) -> tuple[str, bool]:
@@ -57,7 +66,12 @@ class Episode:
             self._turns += 1
             if terminated or truncated:
                 self._note(float(reward), info)
-            return text.removeprefix("Error: "), info["outcome"] in (Outcome.MODEL_ERROR, Outcome.TOOL_ERROR)
+            is_error = info["outcome"] in (Outcome.MODEL_ERROR, Outcome.TOOL_ERROR)
+            return text.removeprefix("Error: ") if is_error else text, is_error
+
+    def close(self) -> None:
+        with self._lock:
+            self._env.close()
 
     def _note(self, reward: float, info: dict[str, Any]) -> None:
         if self._results is None:
@@ -65,6 +79,40 @@ class Episode:
         row = {"task": info["task"], "turns": self._turns, "end": self._env.ended, "reward": reward, "metrics": info["metrics"]}
         with self._results.open("ab") as file:
             file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+
+
+class Episodes:
+    """The episodes of the sessions, by id. They begin and end in threads, and are asked for on one event loop."""
+
+    def __init__(self, begin: Callable[[], Episode]) -> None:
+        self._begin = begin
+        self._begun: dict[str, asyncio.Future[Episode]] = {}  # the one that was quiet for longest comes first
+
+    async def of(self, session: str) -> Episode:
+        """Raises what the environment raises where it cannot begin; it is tried again the next time."""
+        begun = self._begun.pop(session, None) or asyncio.ensure_future(asyncio.to_thread(self._begin))
+        self._begun[session] = begun
+        if len(self._begun) > SESSIONS:
+            await self.end(next(iter(self._begun)))
+        try:
+            return await asyncio.shield(begun)
+        except Exception:
+            self._begun.pop(session, None)
+            raise
+
+    def __contains__(self, session: str) -> bool:
+        return session in self._begun
+
+    async def end(self, session: str) -> None:
+        if (begun := self._begun.pop(session, None)) is not None:
+            try:
+                await asyncio.to_thread((await asyncio.shield(begun)).close)
+            except Exception:
+                log.exception("an environment could not be closed")
+
+    async def end_all(self) -> None:
+        for session in list(self._begun):
+            await self.end(session)
 
 
 def serve(
@@ -84,37 +132,52 @@ def serve(
 
     By HTTP, only who sends ``Authorization: Bearer TOKEN`` is answered; ``token`` None: one is made, and told on standard
     error with the address. ``port`` 0: a free one. ``results``: a file of JSON lines, one for each episode that ended.
+
+    An environment is closed when its session ends, when of more than ``SESSIONS`` it was quiet for longest, and at the end.
+    Raises `AgentGymError` where the task is none, the environment cannot begin or has no tools, or nothing can listen at ``host``.
     """
     options = {key: value for key, value in {"task": task, "split": split}.items() if value is not None}
     path = None if results is None else Path(results)
-    numbers = iter(range(sys.maxsize))
+    numbers = count()
 
     def begin() -> Episode:
         lineage = Lineage.of(seed, "served", next(numbers))
         return Episode(make(env_id, **settings), {**options, "lineage": lineage}, path)
 
-    server = _server(make(env_id, **settings), env_id, begin)
+    server = _server(env_id, begin)
     if transport == "stdio":
         asyncio.run(_by_stdio(server))
     else:
         _by_http(server, host, port, token or secrets.token_urlsafe(24))
 
 
-def _server(env: AgentEnv, env_id: str, begin: Callable[[], Episode]) -> Server[Any]:
+def _server(env_id: str, begin: Callable[[], Episode]) -> Server[Any]:
     try:
         import mcp_types as types
         from mcp import MCPError
         from mcp.server.lowlevel import Server
     except ImportError as error:
         raise MissingExtra("mcp", "mcp") from error
-    if not env.tools:
+    trial = begin()  # so that what is wrong is said before anybody comes
+    trial.close()
+    if not trial.tools:
         raise AgentGymError(f"{env_id} has no tools to serve: its actions are words")
-    tools = [types.Tool.model_validate(tool.mcp) for tool in env.tools]
+    tools = [types.Tool.model_validate(tool.mcp) for tool in trial.tools]
     prompt = types.Prompt(name="task", description="What is to be done with the tools.")
+    episodes = Episodes(begin)
 
-    @lru_cache(SESSIONS)
-    def episode_of(session: str) -> Episode:
-        return begin()
+    @asynccontextmanager
+    async def lifespan(_: Server[Any]) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await episodes.end_all()
+
+    async def episode_of(context: Any) -> Episode:
+        session = _session(context)
+        if session and session not in episodes:
+            context.session._connection.exit_stack.push_async_callback(episodes.end, session)  # nothing public tells its end
+        return await episodes.of(session)
 
     async def list_tools(context: Any, params: Any) -> types.ListToolsResult:
         return types.ListToolsResult(tools=tools)
@@ -125,26 +188,37 @@ def _server(env: AgentEnv, env_id: str, begin: Callable[[], Episode]) -> Server[
     async def get_prompt(context: Any, params: types.GetPromptRequestParams) -> types.GetPromptResult:
         if params.name != prompt.name:
             raise MCPError(types.INVALID_PARAMS, f"there is no prompt {params.name!r}, only {prompt.name!r}")
-        words = types.TextContent(text=episode_of(_session(context)).task)
+        words = types.TextContent(text=(await episode_of(context)).task)
         return types.GetPromptResult(messages=[types.PromptMessage(role="user", content=words)])
 
     async def call_tool(context: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
-        episode = episode_of(_session(context))
         try:
+            episode = await episode_of(context)
             text, is_error = await asyncio.to_thread(episode.call, params.name, params.arguments or {})
+        except MCPError:
+            raise
         except Exception as error:
             log.exception("the environment failed")
             raise MCPError(types.INTERNAL_ERROR, "the environment failed; the episode has no result") from error
         return types.CallToolResult(content=[types.TextContent(text=text)], is_error=is_error)
 
     return Server(
-        env_id, on_list_tools=list_tools, on_call_tool=call_tool, on_list_prompts=list_prompts, on_get_prompt=get_prompt
+        env_id, lifespan=lifespan, on_list_tools=list_tools, on_call_tool=call_tool, on_list_prompts=list_prompts, on_get_prompt=get_prompt
     )
 
 
 def _session(context: Any) -> str:
     """By HTTP, its id; standard input and output are one session."""
-    return "" if context.request is None else str(context.request.headers.get("mcp-session-id", ""))
+    import mcp_types as types
+    from mcp import MCPError
+    from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+
+    if context.request is None:
+        return ""
+    if context.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS:  # who claims a session there has not opened it
+        version = HANDSHAKE_PROTOCOL_VERSIONS[-1]
+        raise MCPError(types.UNSUPPORTED_PROTOCOL_VERSION, f"an episode needs a session: use protocol version {version}")
+    return str(context.request.headers["mcp-session-id"])
 
 
 async def _by_stdio(server: Server[Any]) -> None:
@@ -166,9 +240,15 @@ def _by_http(server: Server[Any], host: str, port: int, token: str) -> None:
 
     server.add_request_handler("server/discover", types.RequestParams, discover)
     app = _guarded(server.streamable_http_app(host=host), token)
-    with socket.create_server((host, port)) as listening:
-        print(f"http://{host}:{listening.getsockname()[1]}/mcp  Authorization: Bearer {token}", file=sys.stderr, flush=True)
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+    is_v6 = ":" in host
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if is_v6 else socket.AF_INET)
+    except OSError as error:
+        raise AgentGymError(f"cannot listen at {host}, port {port}: {error}") from error
+    with listening:
+        address = f"[{host}]" if is_v6 else host
+        print(f"http://{address}:{listening.getsockname()[1]}/mcp  Authorization: Bearer {token}", file=sys.stderr, flush=True)
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE)).run(sockets=[listening])
 
 
 def _guarded(app: ASGIApp, token: str) -> ASGIApp:
@@ -197,11 +277,24 @@ def main() -> None:
     options.add_argument("--host", default="127.0.0.1")
     options.add_argument("--port", type=int, default=0)
     options.add_argument("--results", help="a file for the rewards, as JSON lines")
-    options.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an argument of the environment")
+    options.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an argument of the environment, as JSON or text")
     given = vars(options.parse_args())
-    settings = dict(pair.split("=", 1) for pair in given.pop("set"))
     transport: Literal["stdio", "http"] = "http" if given.pop("http") else "stdio"
-    serve(**given, **settings, transport=transport, token=os.environ.get(TOKEN))
+    try:
+        settings = dict(map(_setting, given.pop("set")))
+        serve(**given, **settings, transport=transport, token=os.environ.get(TOKEN))
+    except AgentGymError as error:
+        sys.exit(str(error))
+
+
+def _setting(pair: str) -> tuple[str, Any]:
+    name, equals, value = pair.partition("=")
+    if not equals or not name.isidentifier() or name in signature(serve).parameters:
+        raise AgentGymError(f"--set {pair}: write --set NAME=VALUE, with an argument of the environment that is no option here")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -12,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from threading import Lock, Thread
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TextIO
-from urllib.parse import urlsplit
+from typing import IO, TYPE_CHECKING, Any, Self
+from urllib.parse import parse_qsl, urlsplit
 
 from agentgym.errors import AgentGymError, InfrastructureError, MissingExtra, ToolError
 from agentgym.tools.remote import SchemaTool, awaited, cut, not_shown, without
@@ -26,29 +28,30 @@ if TYPE_CHECKING:
 
 MOST_PAGES = 100  # of a server's list of tools
 LAST_WORDS = 400  # characters of what a process wrote on stderr
-Connect = Callable[["MessageHandlerFnT"], AbstractAsyncContextManager["Client"]]  # from a handler of the server's messages
+PING_SECONDS = 5.0  # at most, for a server that is asked whether it still answers
+# From a handler of the server's messages, and a file for what it writes on stderr.
+Connect = Callable[["MessageHandlerFnT", IO[bytes]], AbstractAsyncContextManager["Client"]]
 
 
 class McpServer:
     """A server of the Model Context Protocol. ``tools()`` are for ``AgentEnv(tools=…)``; ``with`` or ``close`` ends it.
 
     It is started when first used, and again when used after it failed. ``seconds`` limit each call, ``start_seconds`` each start.
-    Calls may come from any thread, several at once.
+    Calls may come from any thread, several at once. One that is over its limit is cancelled alone, unless the server does not
+    answer at all any more.
 
     What the server calls an error is a `ToolError`. A server that dies, hangs, breaks its own schemas, changes a tool that
     was given out, or gives a tool a name that OpenAI does not accept is an `InfrastructureError` that names server and tool.
     """
 
-    def __init__(
-        self, name: str, connect: Connect, seconds: float, start_seconds: float, log: TextIO | None = None, secrets: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, name: str, connect: Connect, seconds: float, start_seconds: float, secrets: Sequence[str]) -> None:
         self.name, self.seconds, self.start_seconds = name, seconds, start_seconds
-        self._connect, self._log, self._secrets = connect, log, secrets
+        self._connect, self._secrets = connect, secrets
         self._lock = Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: Thread | None = None
         self._session: _Session | None = None
         self._given: dict[str, Any] = {}  # by name: the schemas of the tools that were given out
-        self._stale = False  # the list of tools may have changed
 
     @classmethod
     def stdio(
@@ -62,19 +65,18 @@ class McpServer:
         start_seconds: float = 60.0,
     ) -> McpServer:
         """A program on this machine that speaks by its standard input and output. Of this process's environment it sees
-        the path and the home alone, and what ``env`` adds."""
+        the path and the home alone, and what ``env`` adds, whose values no text repeats."""
         _require()
         from mcp import StdioServerParameters, stdio_client
 
-        log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed with the server)
         parameters = StdioServerParameters(command=command, args=list(args), env=dict(env or {}))
 
-        def connect(handler: MessageHandlerFnT) -> AbstractAsyncContextManager[Client]:
+        def connect(handler: MessageHandlerFnT, log: Any) -> AbstractAsyncContextManager[Client]:
             from mcp import Client
 
             return Client(stdio_client(parameters, errlog=log), message_handler=handler, cache=None)
 
-        return cls(name or Path(command).name, connect, seconds, start_seconds, log)
+        return cls(name or Path(command).name, connect, seconds, start_seconds, list((env or {}).values()))
 
     @classmethod
     def http(
@@ -86,13 +88,14 @@ class McpServer:
         seconds: float = 30.0,
         start_seconds: float = 60.0,
     ) -> McpServer:
-        """A server by streamable HTTP. ``headers`` bring the credentials, which no text repeats. Redirects elsewhere are not followed."""
+        """A server by streamable HTTP. ``headers`` or the address bring the credentials, which no text repeats. Redirects elsewhere are
+        not followed."""
         _require()
         import httpx2
         from mcp.client.streamable_http import streamable_http_client
 
         @asynccontextmanager
-        async def connect(handler: MessageHandlerFnT) -> AsyncIterator[Client]:
+        async def connect(handler: MessageHandlerFnT, log: IO[bytes]) -> AsyncIterator[Client]:
             from mcp import Client
 
             async with (
@@ -101,8 +104,10 @@ class McpServer:
             ):
                 yield client
 
-        name = name or urlsplit(url).netloc.rpartition("@")[2]
-        return cls(name, connect, seconds, start_seconds, secrets=list((headers or {}).values()))
+        parts = urlsplit(url)
+        login, _, host = parts.netloc.rpartition("@")
+        secrets = [*(headers or {}).values(), *login.split(":"), *(value for _, value in parse_qsl(parts.query))]
+        return cls(name or host, connect, seconds, start_seconds, secrets)
 
     def tools(self) -> list[SchemaTool]:
         """The tools that the server lists. Those that say so (``readOnlyHint``) are declared to read."""
@@ -116,13 +121,15 @@ class McpServer:
     def close(self) -> None:
         """End the server. It starts again if it is used again."""
         with self._lock:
-            session, loop = self._session, self._loop
-            self._session = self._loop = None
-        if session is not None:
+            session, loop, thread = self._session, self._loop, self._thread
+            self._session = self._loop = self._thread = None
+            over = session.stop() if session is not None else None
+        if over is not None:
             with suppress(Exception):
-                session.stop().result(self.start_seconds)
-        if loop is not None:
+                over.result(self.start_seconds)
+        if loop is not None and thread is not None:
             loop.call_soon_threadsafe(loop.stop)
+            thread.join(self.start_seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -141,33 +148,37 @@ class McpServer:
 
     def _call(self, tool_name: str, /, **arguments: Any) -> str:
         session = self._open()
-        result = self._wait(session, self._ask(session.client, tool_name, arguments), self.seconds, f"tool {tool_name}")
-        text = without(_text(result), self._secrets)
+        result = self._wait(session, self._ask(session, tool_name, arguments), self.seconds, f"tool {tool_name}")
+        text = self._shown(_text(result))
         if result.is_error:
             raise ToolError(text or "the tool failed and does not say why")
         return text
 
-    async def _ask(self, client: Client, name: str, arguments: dict[str, Any]) -> CallToolResult:
+    def _shown(self, text: str) -> str:
+        return cut(without(text, self._secrets))
+
+    async def _ask(self, session: _Session, name: str, arguments: dict[str, Any]) -> CallToolResult:
         from mcp import MCPError
         from mcp_types import INVALID_PARAMS
 
-        if self._stale:
-            await self._check(client, name)
+        if session.stale:
+            await self._check(session, name)
         try:
-            return await client.call_tool(name, arguments)
+            return await session.client.call_tool(name, arguments)
         except MCPError as error:
             if error.code != INVALID_PARAMS:
                 raise
-            await self._check(client, name)
-            raise ToolError(without(error.message, self._secrets)) from error
+            await self._check(session, name)
+            raise ToolError(self._shown(error.message)) from error
 
-    async def _check(self, client: Client, name: str) -> None:
+    async def _check(self, session: _Session, name: str) -> None:
         """Raise if the tool is not what was given out."""
-        now = {tool.name: _schemas(tool) for tool in await self._list(client)}
-        if name in self._given and now.get(name) != self._given[name]:
+        now = {tool.name: _schemas(tool) for tool in await self._list(session.client)}
+        changed = {given for given, schemas in self._given.items() if now.get(given) != schemas}
+        session.stale = bool(changed)
+        if name in changed:
             change = "changed its schema" if name in now else "took it off its list"
             raise InfrastructureError(f"tool {name} of MCP server {self.name}: the server {change}; call tools() again")
-        self._stale = False
 
     async def _list(self, client: Client) -> list[Listed]:
         found: list[Listed] = []
@@ -183,63 +194,81 @@ class McpServer:
     def _wait(self, session: _Session, work: Any, seconds: float, what: str) -> Any:
         who = f"{what} of MCP server {self.name}"
         try:
-            return awaited(asyncio.run_coroutine_threadsafe(work, session.loop), seconds, who)
-        except ToolError:
-            raise
-        except InfrastructureError:
-            self._drop(session)
+            future = asyncio.run_coroutine_threadsafe(work, session.loop)
+            return awaited(future, seconds, who)
+        except AgentGymError:
+            if future.cancelled() and not session.loop.is_closed():
+                session.ping = asyncio.run_coroutine_threadsafe(self._ping(session), session.loop)
             raise
         except Exception as error:
             self._drop(session)
-            raise InfrastructureError(f"{who} failed: {self._reason(error)}") from error
+            raise InfrastructureError(f"{who} failed: {self._reason(session, error)}") from error
+
+    async def _ping(self, session: _Session) -> None:
+        """Drop the session if it does not answer. Not every version of the protocol has a ping, but all have a list of tools."""
+        try:
+            await asyncio.wait_for(session.client.list_tools(), min(self.seconds, PING_SECONDS))
+        except Exception:
+            self._drop(session)
 
     def _open(self) -> _Session:
+        """The session, once it answers. Others may wait for it too."""
+        session = self._joined()
+        if session.ping is not None:
+            with suppress(Exception):
+                session.ping.result(2 * PING_SECONDS)
+            session = self._joined()
+        who = f"MCP server {self.name}"
+        try:
+            session.ready.result(max(0.0, session.started + self.start_seconds - time.monotonic()))
+        except TimeoutError as error:
+            self._drop(session)
+            raise InfrastructureError(f"{who} did not answer within {self.start_seconds:g} s") from error
+        except Exception as error:
+            self._drop(session)
+            raise InfrastructureError(f"{who} does not start: {self._reason(session, error)}") from error
+        return session
+
+    def _joined(self) -> _Session:
         with self._lock:
-            if self._session is not None and self._session.is_open():
-                return self._session
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                Thread(target=self._loop.run_forever, daemon=True, name=f"MCP server {self.name}").start()
-            session = _Session(self._loop, self._connect, self._hear)
-            try:
-                awaited(session.ready, self.start_seconds, f"MCP server {self.name}")
-            except Exception as error:
-                session.stop()
-                said = error if isinstance(error, InfrastructureError) else f"MCP server {self.name} does not start: {self._reason(error)}"
-                raise InfrastructureError(said) from error
-            self._session, self._stale = session, bool(self._given)
-            return session
+                self._thread = Thread(target=_turn, args=(self._loop,), daemon=True, name=f"MCP server {self.name}")
+                self._thread.start()
+            if self._session is None or not self._session.is_open():
+                self._session = _Session(self._loop, self._connect, stale=bool(self._given))
+            return self._session
 
     def _drop(self, session: _Session) -> None:
         with self._lock:
             if self._session is session:
                 self._session = None
-        session.stop()
+            session.stop()
 
-    async def _hear(self, message: Any) -> None:
-        if getattr(message, "method", "") == "notifications/tools/list_changed":
-            self._stale = True
-
-    def _reason(self, error: BaseException) -> str:
+    def _reason(self, session: _Session, error: BaseException) -> str:
         """What happened, and the end of what the server wrote on its standard error."""
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        text = f"{type(error).__name__}: {str(error)[:LAST_WORDS]}"
-        if self._log is not None:
-            self._log.seek(0)
-            said = self._log.read().strip()
-            text += f"; it last wrote: {said[-LAST_WORDS:]}" if said else ""
-        return without(text, self._secrets)
+        text = f"{type(error).__name__}: {without(str(error), self._secrets)[:LAST_WORDS]}"
+        said = without(session.last_words, self._secrets).strip()
+        return text + (f"; it last wrote: {said[-LAST_WORDS:]}" if said else "")
 
 
 class _Session:
-    """One connection, held open by a task on the loop: it must be left by the task that entered it."""
+    """One connection, held open by a task on the loop: it must be left by the task that entered it.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, connect: Connect, hear: MessageHandlerFnT) -> None:
-        self.loop = loop
+    ``stale``: the list of tools may have changed. ``ping``: under way, or the last one. ``last_words``: known when it is stopped.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, connect: Connect, stale: bool) -> None:
+        self.loop, self.stale = loop, stale
+        self.started = time.monotonic()
         self.ready: Future[Client] = Future()
+        self.ping: Future[None] | None = None
+        self.last_words = ""
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed when it is stopped)
         self._over = asyncio.Event()
-        self._task = asyncio.run_coroutine_threadsafe(self._hold(connect, hear), loop)
+        self._task = asyncio.run_coroutine_threadsafe(self._hold(connect), loop)
 
     @property
     def client(self) -> Client:
@@ -250,20 +279,36 @@ class _Session:
 
     def stop(self) -> Future[None]:
         """Leave the connection, now and in the background."""
-        if self.ready.done() and not self.ready.cancelled():
-            self.loop.call_soon_threadsafe(self._over.set)
-        else:
+        if not self._log.closed:
+            end = os.fstat(self._log.fileno()).st_size  # its offset is also where the process writes: it must not move
+            self.last_words = os.pread(self._log.fileno(), 64 * LAST_WORDS, max(0, end - 64 * LAST_WORDS)).decode(errors="replace")
+            self._log.close()
+        if not self.ready.done():
             self._task.cancel()
+        elif not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._over.set)
         return self._task
 
-    async def _hold(self, connect: Connect, hear: MessageHandlerFnT) -> None:
+    async def _hold(self, connect: Connect) -> None:
         try:
-            async with connect(hear) as client:
+            async with connect(self._hear, self._log) as client:
                 self.ready.set_result(client)
                 await self._over.wait()
+        except asyncio.CancelledError:
+            self.ready.cancel()
         except BaseException as error:
             if not self.ready.done():
                 self.ready.set_exception(error)
+
+    async def _hear(self, message: Any) -> None:
+        if getattr(message, "method", "") == "notifications/tools/list_changed":
+            self.stale = True
+
+
+def _turn(loop: asyncio.AbstractEventLoop) -> None:
+    """Until it is stopped; then what is left is cancelled, and it is closed."""
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.get_loop().run_forever()
 
 
 def _require() -> None:
@@ -280,8 +325,8 @@ def _schemas(tool: Listed) -> tuple[Any, Any]:
 def _text(result: CallToolResult) -> str:
     """What a result says in words; what is no text is named with its size."""
     if not result.content and result.structured_content is not None:
-        return cut(json.dumps(result.structured_content, ensure_ascii=False))
-    return cut("\n".join(map(_block, result.content)))
+        return json.dumps(result.structured_content, ensure_ascii=False)
+    return "\n".join(map(_block, result.content))
 
 
 def _block(block: Any) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import httpx
 
@@ -71,14 +72,18 @@ def tools_of(
 ) -> list[SchemaTool]:
     """A tool for each operation of an OpenAPI 3 description, given as data or as a JSON or YAML file.
 
-    ``client`` makes the requests and brings the credentials; where an answer repeats them, they are not shown. ``seconds``
-    limit a whole call, ``longest`` the characters of an answer. GET and HEAD are declared to read.
+    ``client`` makes the requests and brings the credentials, in headers, parameters or the address; where an answer repeats
+    them, they are not shown. ``seconds`` limit a whole call, ``longest`` the characters of an answer. GET and HEAD are declared to read.
 
     A status of 4xx is a `ToolError` in the service's words. 401, 407, 408, 429, 3xx and 5xx, a failed connection and the time
     limit are an `InfrastructureError`. Raises `AgentGymError` for what cannot be called: a reference to another file, or a
     body that is neither JSON nor form nor text. Parameters in cookies are left to the client.
     """
     document = _load(description)
+    try:
+        httpx.URL(base_url)
+    except httpx.InvalidURL as error:
+        raise AgentGymError(f"the address {base_url!r} of the service is none: {error}") from error
     tools = [
         SchemaTool(
             operation.name,
@@ -175,7 +180,7 @@ def _resolved(value: Any, document: Mapping[str, Any]) -> Any:
         value = document
         for part in pointer[2:].split("/"):
             try:
-                value = value[part.replace("~1", "/").replace("~0", "~")]
+                value = value[unquote(part).replace("~1", "/").replace("~0", "~")]
             except (KeyError, TypeError, IndexError) as error:
                 raise AgentGymError(f"the reference {pointer!r} leads nowhere in this description: bundle it into one file") from error
     return value
@@ -184,6 +189,7 @@ def _resolved(value: Any, document: Mapping[str, Any]) -> Any:
 def _self_contained(schema: Json, document: Mapping[str, Any]) -> Json:
     """The schema with all that it refers to under ``$defs``, so that schemas may contain themselves."""
     definitions: Json = {}
+    names: dict[str, str] = {}  # by pointer
 
     def convert(part: Any) -> Any:
         if isinstance(part, list):
@@ -191,11 +197,12 @@ def _self_contained(schema: Json, document: Mapping[str, Any]) -> Json:
         if not isinstance(part, Mapping):
             return part
         if isinstance(part.get("$ref"), str):
-            name = part["$ref"].rpartition("#/")[2].removeprefix("components/schemas/").replace("/", ".")
-            if name not in definitions:
-                definitions[name] = None  # so that it is not followed again from within
-                definitions[name] = convert(_resolved(part, document))
-            return {"$ref": f"#/$defs/{name}"}
+            pointer = part["$ref"]
+            if pointer not in names:  # it is named first, so that it is not followed again from within
+                name = re.sub(r"[^a-zA-Z0-9_.-]+", "_", pointer.removeprefix("#/").removeprefix("components/schemas/"))
+                names[pointer] = f"{name}_{len(names)}" if name in names.values() else name
+                definitions[names[pointer]] = convert(_resolved(part, document))
+            return {"$ref": f"#/$defs/{names[pointer]}"}
         return _modern({key: convert(value) for key, value in part.items()})
 
     converted: Json = convert(schema)
@@ -217,12 +224,18 @@ def _modern(schema: Json) -> Json:
 
 
 def _call(operation: Operation, client: httpx.Client, base_url: str, seconds: float, longest: int, /, **arguments: Any) -> str:
-    request = _request(operation, client, base_url, seconds, arguments)
     try:
-        return within(seconds, lambda: _answer(operation, client, request, longest), f"operation {operation.name}")
-    except httpx.HTTPError as error:
-        said = _without_secrets(str(error), operation, request)
-        raise InfrastructureError(f"operation {operation.name} failed: {type(error).__name__}: {said}") from None
+        request = _request(operation, client, base_url, seconds, arguments)
+    except (httpx.InvalidURL, RecursionError, TypeError) as error:  # too long, too deep, a number that JSON cannot hold
+        raise ToolError(f"the arguments cannot be sent: {error}") from error
+    try:
+        answer = within(seconds, lambda: _asked(client, request, seconds, longest), f"operation {operation.name}")
+        return _told(operation, answer, longest, _secrets(operation, client, request, arguments))
+    except AgentGymError:
+        raise
+    except Exception as error:  # whatever it is: a bare ValueError would read as a refusal
+        said = without(f"{type(error).__name__}: {error}", _secrets(operation, client, request, arguments))
+        raise InfrastructureError(f"operation {operation.name} failed: {said[:300]}") from None
 
 
 def _request(operation: Operation, client: httpx.Client, base_url: str, seconds: float, arguments: Json) -> httpx.Request:
@@ -239,8 +252,8 @@ def _request(operation: Operation, client: httpx.Client, base_url: str, seconds:
             if text in ("", ".", ".."):
                 raise ToolError(f"{one.argument}: {text!r} cannot be part of a path")
             path = path.replace(f"{{{one.name}}}", quote(text, safe=","))
-        elif not (text.isascii() and text.isprintable()):
-            raise ToolError(f"{one.argument}: a header is one line of ASCII")
+        elif not (text.isascii() and text.isprintable() and text == text.strip()):
+            raise ToolError(f"{one.argument}: a header is one line of ASCII, without blanks around it")
         else:
             headers[one.name] = text
     content: Json = {}
@@ -276,38 +289,59 @@ def _text(value: Any) -> str:
 def _content(media_type: str, body: Any) -> Json:
     if _is_json(media_type):
         return {"content": json.dumps(body)}
-    return {"data": {key: _text(value) for key, value in body.items()}} if media_type == FORM else {"content": _text(body)}
+    if media_type != FORM:
+        return {"content": _text(body)}
+    if not isinstance(body, dict):
+        raise ToolError("body: a form is an object")
+    return {"data": {key: _text(value) for key, value in body.items()}}
 
 
-def _answer(operation: Operation, client: httpx.Client, request: httpx.Request, longest: int) -> str:
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was read of a response. ``whole``: that is all of it."""
+
+    response: httpx.Response
+    data: bytes
+    whole: bool
+
+
+def _asked(client: httpx.Client, request: httpx.Request, seconds: float, longest: int) -> Answer:
+    """Reads no more than the policy may, and no longer than it waits."""
+    deadline = time.monotonic() + seconds
     response = client.send(request, stream=True)
+    data = b""
     try:
-        data, whole = b"", True
         for chunk in response.iter_bytes():
             data += chunk
-            if len(data) > 4 * longest:  # bytes of one character in UTF-8, at most
-                whole = False
-                break
+            if len(data) > 4 * longest or time.monotonic() > deadline:  # 4 bytes of one character in UTF-8, at most
+                return Answer(response, data, whole=False)
+        return Answer(response, data, whole=True)
     finally:
         response.close()
-    said = _without_secrets(_shown(response, data, whole, longest), operation, response.request)
-    status = response.status_code
+
+
+def _told(operation: Operation, answer: Answer, longest: int, secrets: list[str]) -> str:
+    status, reason = answer.response.status_code, without(answer.response.reason_phrase, secrets)[:100]
+    said = _shown(answer, longest, secrets)
     if 400 <= status < 500 and status not in NOT_THE_POLICYS:
-        raise ToolError(f"{status} {response.reason_phrase}: {said}".rstrip(": "))
+        raise ToolError(f"{status} {reason}: {said}".rstrip(": "))
     if status >= 300:
-        raise InfrastructureError(f"operation {operation.name} was answered {status} {response.reason_phrase}: {said[:300]}")
-    return said or f"{status} {response.reason_phrase}"
+        raise InfrastructureError(f"operation {operation.name} was answered {status} {reason}: {said[:300]}")
+    return said or f"{status} {reason}"
 
 
-def _shown(response: httpx.Response, data: bytes, whole: bool, longest: int) -> str:
-    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if b"\0" in data or kind.startswith(("image/", "audio/", "video/", "application/octet-stream")):
-        return not_shown(kind or "no text", len(data), whole)
-    return cut(data.decode("utf-8", "replace"), longest, whole)
+def _shown(answer: Answer, longest: int, secrets: list[str]) -> str:
+    kind = without(answer.response.headers.get("content-type", ""), secrets).partition(";")[0].strip().lower()[:100]
+    if b"\0" in answer.data or kind.startswith(("image/", "audio/", "video/", "application/octet-stream")):
+        return not_shown(kind or "no text", len(answer.data), answer.whole)
+    text = without(answer.data.decode("utf-8", "replace"), secrets)
+    if not answer.whole:  # where reading stopped, a secret may have begun
+        text = text[: -3 * max(map(len, secrets), default=0) or None]
+    return cut(text, longest, answer.whole)
 
 
-def _without_secrets(text: str, operation: Operation, request: httpx.Request) -> str:
-    """``text`` without what the client sent in headers or in the URL on its own account."""
-    public = PUBLIC_HEADERS | {one.name.lower() for one in operation.parameters if one.where == "header"}
-    values = [value for name, value in request.headers.items() if name.lower() not in public]
-    return without(text, [*values, request.url.password])
+def _secrets(operation: Operation, client: httpx.Client, request: httpx.Request, arguments: Json) -> list[str]:
+    """What the client sent on its own account: in headers, as parameters and before the host's name."""
+    given = {one.name.lower() for one in operation.parameters if one.where == "header" and one.argument in arguments}
+    headers = [value for name, value in request.headers.items() if name.lower() not in PUBLIC_HEADERS | given]
+    return [*headers, *(value for _, value in client.params.multi_items()), request.url.username, request.url.password]

@@ -7,8 +7,9 @@ import fcntl
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from functools import wraps
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, Self
@@ -43,7 +44,11 @@ class Recording:
             self._own()
         elif not self.path.is_file():
             raise AgentGymError(f"there is no recording {self.path}: make it with recorded(tools, path)")
-        self._rows = {_key(row["tool"], row["arguments"], row["after"]): row for row in self._read()}
+        try:
+            self._rows = dict(self._read())
+        except BaseException:
+            self.close()
+            raise
 
     def find(self, key: Key) -> Row | None:
         return self._rows.get(key)
@@ -52,11 +57,19 @@ class Recording:
         """Write down an answer. What was written first stays, and is returned."""
         with self._lock:
             if key not in self._rows:
-                if self._file is None:
-                    raise AgentGymError(f"the recording {self.path} is closed or only read")
-                os.write(self._file, orjson.dumps(row, default=str, option=CANONICAL | orjson.OPT_APPEND_NEWLINE))
+                self._write(_json(row) + b"\n")
                 self._rows[key] = row
             return self._rows[key]
+
+    def _write(self, line: bytes) -> None:
+        if self._file is None:
+            raise AgentGymError(f"the recording {self.path} is closed or only read")
+        before = os.fstat(self._file).st_size
+        with suppress(OSError):
+            if os.write(self._file, line) == len(line):
+                return
+        os.ftruncate(self._file, before)
+        raise AgentGymError(f"an answer could not be written to {self.path}: make room on the disk")
 
     def close(self) -> None:
         with self._lock:
@@ -78,7 +91,7 @@ class Recording:
             self.close()
             raise AgentGymError(f"{self.path} is being recorded already: share one Recording, or use another file") from error
 
-    def _read(self) -> Iterator[Row]:
+    def _read(self) -> Iterator[tuple[Key, Row]]:
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
@@ -88,25 +101,27 @@ class Recording:
         for number, line in enumerate(data[:whole].splitlines(), start=1):
             try:
                 row = orjson.loads(line)
-                row["tool"], row["arguments"], row["after"]
+                key = _key(str(row["tool"]), row["arguments"], str(row["after"]))
+                with suppress(ToolError):
+                    _told(row)
             except (ValueError, KeyError, TypeError) as error:
                 raise AgentGymError(f"{self.path}, line {number} is no recorded answer: delete the line or the file") from error
-            yield row
+            yield key, row
 
 
 class Tape:
     """Tools that record their answers or replay them. ``tools`` go to ``AgentEnv(tools=…)``.
 
     An answer is found again by the tool's name, its arguments and, where any of the tools writes, the calls that wrote before
-    it in the same episode, for what they changed it may tell. So an environment whose tools write calls ``begin(task.id)`` in its
-    own ``begin``, makes all anew there, and has ``snapshots = "log"``; a fork then finds its answers too.
+    it in the same episode, for what they changed it may tell. So an environment whose tools write must call ``begin(task.id)`` in
+    its own ``begin``, make all anew there, and have ``snapshots = "log"``; a fork then finds its answers too.
     """
 
     def __init__(self, tools: Sequence[Callable[..., Any]], recording: Recording, calls: bool) -> None:
         self.recording, self._calls = recording, calls
         plain = [tool if isinstance(tool, Tool) else Tool(tool) for tool in tools]
         self._writes = any(tool.effect == "write" for tool in plain)
-        self._after = ""
+        self._after: str | None = None if self._writes else ""
         self.tools = [self._taped(tool) for tool in plain]
 
     def begin(self, episode: str) -> None:
@@ -114,27 +129,38 @@ class Tape:
         self._after = state_digest(episode) if self._writes else ""
 
     def _taped(self, tool: Tool) -> Tool:
-        function = tool.function
-
-        @wraps(function)
-        def play(**arguments: Any) -> Any:
-            key = _key(tool.name, arguments, self._after)
-            row = self.recording.find(key)
-            if self._calls and (row is None or tool.effect == "write"):
-                made = _answer(function, arguments)
-                row = self.recording.add(key, {"tool": tool.name, "arguments": arguments, "after": self._after, **made})
-            if row is None:
-                raise InfrastructureError(
-                    f"{self.recording.path} holds no answer to {tool.name}({key[1]})"
-                    f"{' after these writes' if self._after else ''}: play it once with recorded(tools, path)"
-                )
-            if tool.effect == "write":
-                self._after = state_digest(key)
-            return _told(row)
-
         taped = copy.copy(tool)
-        taped.function = play
+        taped.function = partial(self._play, tool)
+        # Made of the function's signature: asked of the original, they are made once and not for each tape.
+        taped.description, taped.parameters = tool.description, tool.parameters
+        taped.read_arguments = tool.read_arguments  # type: ignore[method-assign]
         return taped
+
+    def _play(self, tool: Tool, /, **arguments: Any) -> Any:
+        if self._after is None:
+            raise AgentGymError(f"{tool.name} is one of tools that write: call tape.begin(task.id) in the environment's begin first")
+        try:
+            key = _key(tool.name, arguments, self._after)
+        except TypeError as error:
+            raise ToolError(f"the arguments cannot be written down: {error}") from error
+        writes = tool.effect == "write"
+        row = self.recording.find(key)
+        if self._calls and (row is None or writes):
+            made = {"tool": tool.name, "arguments": arguments, "after": self._after, **_answer(tool.function, arguments)}
+            row = self.recording.add(key, made)
+            if writes and _json(row) != _json(made):
+                raise InfrastructureError(
+                    f"{tool.name}({key[1]}) answers otherwise than in {self.recording.path}: begin() must make all anew, "
+                    "or record to another file"
+                )
+        if row is None:
+            raise InfrastructureError(
+                f"{self.recording.path} holds no answer to {tool.name}({key[1]})"
+                f"{' after these writes' if self._after else ''}: play it once with recorded(tools, path)"
+            )
+        if writes:
+            self._after = state_digest(key)
+        return _told(row)
 
 
 def recorded(tools: Sequence[Callable[..., Any]], recording: Recording | str | Path) -> Tape:
@@ -151,7 +177,16 @@ def replayed(tools: Sequence[Callable[..., Any]], recording: Recording | str | P
 
 
 def _key(tool: str, arguments: Mapping[str, Any], after: str) -> Key:
-    return tool, orjson.dumps(arguments, default=str, option=CANONICAL).decode(), after
+    return tool, _json(arguments).decode(), after
+
+
+def _json(value: Any) -> bytes:
+    """The same for equal values, in every process."""
+    return orjson.dumps(value, default=_plain, option=CANONICAL)
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value, key=_json) if isinstance(value, set | frozenset) else str(value)
 
 
 def _answer(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from threading import Thread
 from typing import Any, TypeVar
+from urllib.parse import quote, quote_plus
+
+import orjson
 
 from agentgym.errors import AgentGymError, InfrastructureError
 from agentgym.snapshot import excerpt
@@ -14,19 +17,23 @@ from agentgym.tool import Effect, Tool
 
 LONGEST_RESULT = 8_000  # characters that the policy reads of one answer
 SHORTEST_SECRET = 8  # characters: what is shorter stands in texts by chance
+WITH_PATTERNS = ("pattern", "patternProperties", "unevaluatedProperties")  # keywords that search by regular expressions
 Result = TypeVar("Result")
 
 
 class SchemaTool(Tool):
     """A tool whose arguments are described by a JSON schema rather than by a signature.
 
-    Raises `AgentGymError` where ``parameters`` is no JSON schema. A reference in it is resolved within it, and never fetched.
+    Raises `AgentGymError` where ``parameters`` is no JSON schema, of the draft that it names or of 2020-12. A reference in it
+    is resolved within it, and never fetched. Patterns are told to the policy but left to the service to check: a regular
+    expression from elsewhere may run for hours.
     """
 
     def __init__(
         self, name: str, description: str, parameters: Mapping[str, Any], function: Callable[..., Any], effect: Effect = "write"
     ) -> None:
         from jsonschema import Draft202012Validator, SchemaError  # type: ignore[import-untyped]
+        from jsonschema.validators import validator_for  # type: ignore[import-untyped]
         from referencing import Registry
 
         def named(**arguments: Any) -> Any:
@@ -35,21 +42,37 @@ class SchemaTool(Tool):
         named.__name__ = name
         super().__init__(named)
         self.description, self.parameters, self.effect = description, dict(parameters), effect
+        draft = validator_for(self.parameters, default=Draft202012Validator)
         try:
-            Draft202012Validator.check_schema(self.parameters)
+            draft.check_schema(self.parameters)
         except SchemaError as error:
             raise AgentGymError(f"the parameters of tool {name} are no JSON schema: {error.message}") from error
-        self._validator = Draft202012Validator(self.parameters, registry=Registry())
+        self._validator = _without_patterns(draft)(self.parameters, registry=Registry())
 
     def read_arguments(self, arguments: dict[str, Any]) -> dict[str, Any] | str:
         """The arguments as they are, or one sentence about what is wrong with them."""
         try:
+            orjson.dumps(arguments)
             errors = sorted(self._validator.iter_errors(arguments), key=lambda error: [str(part) for part in error.absolute_path])
-        except Exception as error:  # a reference that leads nowhere or in a circle, a pattern that cannot be read
+        except (orjson.JSONEncodeError, RecursionError):
+            return f"{self.name}: the arguments are nested too deeply, or hold what is no JSON."
+        except Exception as error:  # a reference that leads nowhere
             raise InfrastructureError(f"the schema of tool {self.name} cannot be applied: {type(error).__name__}: {error}") from error
         if not errors:
             return arguments
         return f"{self.name}: {'; '.join(map(_sentence, errors[:3]))}."
+
+
+def _without_patterns(draft: Any) -> Any:
+    from jsonschema.validators import extend
+
+    def additional(validator: Any, allowed: Any, instance: Any, schema: Mapping[str, Any]) -> Iterable[Any]:
+        return () if "patternProperties" in schema else draft.VALIDATORS["additionalProperties"](validator, allowed, instance, schema)
+
+    def unchecked(*_: Any) -> Iterable[Any]:
+        return ()
+
+    return extend(draft, {"additionalProperties": additional, **dict.fromkeys(WITH_PATTERNS, unchecked)})
 
 
 def _sentence(error: Any) -> str:
@@ -96,8 +119,9 @@ def not_shown(kind: str, size: int, whole: bool = True) -> str:
 
 
 def without(text: str, secrets: Iterable[str]) -> str:
-    """``text`` without any of ``secrets``, nor the words of them."""
+    """``text`` without any of ``secrets``, nor the words of them, as they are or quoted for a URL. Before a text is cut."""
     words = {word for secret in secrets for word in (secret, *re.split(r"[\s;=]+", secret)) if len(word) >= SHORTEST_SECRET}
-    for word in sorted(words, key=len, reverse=True):
-        text = text.replace(word, "(secret)")
+    forms = {form for word in words for form in (word, quote(word, safe=""), quote_plus(word))}
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, "(secret)")
     return text
