@@ -6,6 +6,8 @@ from __future__ import annotations
 class AgentGymError(Exception):
     """Bad input or a broken promise: says what happened, where, and what to do."""
 
+    blames = "environment"  # where it leaves an episode without a verdict
+
 
 class ToolError(AgentGymError):
     """A tool refuses a well-formed call. The policy reads the message and the episode goes on."""
@@ -13,6 +15,8 @@ class ToolError(AgentGymError):
 
 class JudgeError(AgentGymError):
     """A grader failed to grade. The episode has no reward; it is counted, never averaged."""
+
+    blames = "judge"
 
 
 class InfrastructureError(AgentGymError):

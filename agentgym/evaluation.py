@@ -11,6 +11,7 @@ from agentgym.chat import Chat
 from agentgym.env import AgentEnv
 from agentgym.errors import AgentGymError
 from agentgym.expand import Groups
+from agentgym.outcome import Outcome
 from agentgym.policy import Actor
 from agentgym.rollout import Limits, Rollout, Start, episode
 from agentgym.seeds import Lineage
@@ -20,6 +21,7 @@ from agentgym.task import Task
 from agentgym.turn import Turn, TurnTree, path, total_reward
 
 TASKS_AT_ONCE = 64
+FEWEST_TASKS = 64  # before a figure is precise enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Episode:
     tokens: int  # that the policy wrote
     metrics: dict[str, float]
     error: str = ""
+    read: int = 0  # tokens, each turn's whole context counted, as servers bill it
+    failure: str = ""  # who is to blame, and how it ended: "agent: truncated"; empty for a success
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,8 @@ class Evaluation:
     outcomes: dict[str, int]
     turns: float
     tokens: int
+    read: int
+    failures: dict[str, int]
 
     def record(self) -> dict[str, Any]:
         return asdict(self)
@@ -67,14 +73,19 @@ async def evaluate(
     seed: int = 0,
     limits: Limits | None = None,
     store: RunStore | None = None,
+    precision: float | None = None,
     done: Callable[[list[Episode]], None] = lambda episodes: None,
 ) -> tuple[Evaluation, list[Episode]]:
     """Play ``k`` episodes of every task. With a store, tasks that it holds already are not played again.
 
+    With a ``precision``, tasks come in a random order, and no more are played once the 95% interval of success is no wider than that to
+    either side: a fixed-width sequential interval (Chow & Robbins 1965), whose measured coverage is in `docs/statistics.md`.
     ``done`` hears the episodes of each batch of tasks.
     """
     if not tasks:
         raise AgentGymError("there are no tasks to evaluate on")
+    if precision is not None:
+        tasks = Lineage.of(seed, "order").rng().sample(tasks, len(tasks))
     best = make_env().reward_range[1]
     episodes = [Episode(**record) for record in store.read("episodes")] if store else []
     played = Counter(episode.task for episode in episodes)
@@ -83,6 +94,8 @@ async def evaluate(
         episodes = [one for one in episodes if played[one.task] >= k]
         store.rewrite("episodes", map(asdict, episodes))
     for first in range(0, len(missing), TASKS_AT_ONCE):
+        if precision is not None and _precise(episodes, precision):
+            break
         batch = missing[first : first + TASKS_AT_ONCE]
         rollout = Rollout(
             make_env,
@@ -95,7 +108,7 @@ async def evaluate(
             committed=store.turn if store else None,
         )
         forest = await rollout.run([Start(task) for task in batch])
-        new = [summarise(tree, leaf, best) for tree in forest for leaf in _played(tree, k)]
+        new = [summarise(tree, leaf, best) for tree in forest for leaf in last_turns(tree, k)]
         if store is not None:
             store.append("episodes", *map(asdict, new))
         episodes += new
@@ -103,7 +116,15 @@ async def evaluate(
     return summary(episodes, k), episodes
 
 
-def _played(tree: TurnTree, k: int) -> list[Turn]:
+def _precise(episodes: Sequence[Episode], precision: float) -> bool:
+    successes = by_task([one for one in episodes if one.reward is not None], lambda one: float(one.success))
+    if len(successes) < FEWEST_TASKS:
+        return False
+    found = clustered_interval(successes)
+    return max(found.high - found.estimate, found.estimate - found.low) <= precision
+
+
+def last_turns(tree: TurnTree, k: int) -> list[Turn]:
     """The last turns of a task's k episodes, which are all lost where none could begin."""
     return [tree.root] * k if tree.root.end is not None else tree.leaves()
 
@@ -111,18 +132,33 @@ def _played(tree: TurnTree, k: int) -> list[Turn]:
 def summarise(tree: TurnTree, leaf: Turn, best: float) -> Episode:
     turns = episode(leaf)
     reward = total_reward(leaf)
-    tokens = sum(sum(turn.sampled) if any(turn.sampled) else turn.action_tokens for turn in turns)
+    success = reward is not None and reward >= best - 1e-9
     return Episode(
         task=tree.task.id,
         reward=reward,
-        success=reward is not None and reward >= best - 1e-9,
+        success=success,
         end=str(leaf.end),
         outcomes=dict(Counter(str(turn.outcome) for turn in (turns or path(leaf)))),
         turns=len(turns),
-        tokens=tokens,
+        tokens=sum(turn.tokens_written or sum(turn.sampled) or turn.action_tokens for turn in turns),
+        read=sum(turn.tokens_read or turn.parent.length for turn in turns if turn.parent is not None),
+        failure="" if success else f"{blamed(leaf, success)}: {_manner(leaf)}",
         metrics=leaf.metrics,
         error=next((turn.error for turn in reversed(path(leaf)) if turn.error), ""),
     )
+
+
+def blamed(leaf: Turn, success: bool) -> str:
+    """Who is to blame for a failure: whom a metric ``blame_...`` of the episode names, else the agent. Empty for a success."""
+    named = (name.removeprefix("blame_") for name, value in leaf.metrics.items() if name.startswith("blame_") and value)
+    return "" if success else next(named, "agent")
+
+
+def _manner(leaf: Turn) -> str:
+    """How an episode ended, in a word or two."""
+    if not leaf.outcome.blames_policy:
+        return str(leaf.outcome)
+    return str(leaf.end) if leaf.outcome is Outcome.OK else f"{leaf.end} after {leaf.outcome}"
 
 
 def summary(episodes: Sequence[Episode], k: int) -> Evaluation:
@@ -147,6 +183,8 @@ def summary(episodes: Sequence[Episode], k: int) -> Evaluation:
         outcomes=dict(outcomes),
         turns=sum(one.turns for one in judged) / len(judged),
         tokens=sum(one.tokens for one in episodes),
+        read=sum(one.read for one in episodes),
+        failures=dict(Counter(one.failure for one in episodes if one.failure).most_common()),
     )
 
 

@@ -58,6 +58,7 @@ class Generation:
     ``ids`` and ``logprobs`` have one entry for each sampled token, the stop token included. So has ``entropies``: of the
     distribution that the log-probability is from, over the whole vocabulary, in nats; empty where the actor does not know it.
     ``versions`` are runs ``(policy version, tokens)``. ``cache`` is handed back in the next `Prompt` below this turn.
+    ``tokens_read`` and ``tokens_written`` are what a server counted, where the ids are not known here.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -67,6 +68,8 @@ class Generation:
     text: str | None = None
     cache: Any = None
     entropies: list[float] = field(default_factory=list)
+    tokens_read: int = 0
+    tokens_written: int = 0
 
 
 class Actor(Protocol):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
+from inspect import signature
 from typing import Any, TypeVar
 
 import gymnasium
+from gymnasium.envs.registration import load_env_creator
 
 from agentgym.env import AgentEnv
 from agentgym.errors import AgentGymError
@@ -48,17 +50,30 @@ def register_entry_points() -> None:
 def make(id: str, **kwargs: Any) -> AgentEnv:
     """The environment of that name, or of ``module:Class``, without Gymnasium's wrappers."""
     if id not in gymnasium.registry and ":" in id:
-        env: Any = _load(id)(**kwargs)
+        create = _load(id)
+        _check_arguments(id, create, kwargs)
+        env: Any = create(**kwargs)
     elif id not in gymnasium.registry:
         raise AgentGymError(unknown("environment", id, sorted(ours())))
     else:
         try:
+            entry_point: Any = gymnasium.spec(id).entry_point
+            create = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+            _check_arguments(id, create, kwargs)
             env = gymnasium.make(id, disable_env_checker=True, **kwargs).unwrapped
         except (ImportError, AttributeError) as error:
             raise AgentGymError(f"environment {id!r} cannot be made: {error}") from error
     if not isinstance(env, AgentEnv):
         raise AgentGymError(f"{id!r} is a {type(env).__name__}, not an agentgym.AgentEnv")
     return env
+
+
+def _check_arguments(id: str, create: Any, kwargs: Mapping[str, Any]) -> None:
+    if isinstance(create, type) and issubclass(create, AgentEnv):
+        try:
+            signature(create).bind_partial(**kwargs)
+        except TypeError as error:
+            raise AgentGymError(f"environment {id!r} cannot be made: {error}") from None
 
 
 def ours() -> list[str]:

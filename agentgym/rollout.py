@@ -228,6 +228,7 @@ class Rollout:
     def _write(self, turn: Turn, generation: Generation) -> None:
         turn.cache = generation.cache
         turn.versions = generation.versions
+        turn.tokens_read, turn.tokens_written = generation.tokens_read, generation.tokens_written
         if generation.text is not None:
             turn.action = generation.text
             turn.ids = self.chat.write(generation.text) if self.chat else []
@@ -392,6 +393,7 @@ def _fail(turn: Turn, error: BaseException) -> None:
     """A fault that is not the policy's: the episode has no verdict."""
     turn.reward, turn.end = None, "error"
     turn.error = f"{type(error).__name__}: {error}"
+    turn.metrics = {f"blame_{getattr(error, 'blames', AgentGymError.blames)}": 1.0}
     match error:
         case TimeoutError():
             turn.outcome = Outcome.TIMEOUT

@@ -199,6 +199,8 @@ def turn_record(turn: Turn) -> dict[str, Any]:
         "restarts": turn.restarts,
         "key": turn.key,
         "metrics": turn.metrics,
+        "tokens_read": turn.tokens_read,
+        "tokens_written": turn.tokens_written,
         "error": turn.error,
     }
 

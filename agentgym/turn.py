@@ -51,6 +51,8 @@ class Turn:
     length: int = 0  # tokens of the context up to and with this turn
     depth: int = 0  # whole turns above this one
     seconds: float = 0.0  # from the start of the episode
+    tokens_read: int = 0  # by a served policy, as its server counts; else 0
+    tokens_written: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     error: str = ""
     snapshot: Snapshot | None = None

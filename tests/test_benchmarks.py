@@ -78,3 +78,15 @@ def test_the_household_benchmark_finds_that_the_expert_solves_what_chance_does_n
 
 def test_the_sandbox_benchmark_measures_the_backends_that_are_here():
     assert {row["backend"] for row in quick("sandbox")["rows"]} <= {"bubblewrap", "docker", "subprocess"}
+
+
+def test_the_benchmark_of_evaluations_plays_with_the_record_and_without():
+    found = quick("evaluating")
+    assert set(found) == {"turns_per_second", "turns_per_second_median", "turns_per_second_unrecorded", "target"}
+    assert min(found.values()) > 0
+
+
+def test_the_benchmark_of_stopping_holds_the_truth_more_often_than_not():
+    rows = quick("stopping")
+    assert all(row["coverage"] > 0.5 and 64 <= row["tasks"] <= 1000 for row in rows)
+    assert len(rows) == 10

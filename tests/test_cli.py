@@ -87,6 +87,7 @@ def test_a_broken_environment_fails_the_check(folder: Path):
 def test_unknown_names_give_the_nearest(folder: Path):
     assert "agentgym/Search-v0" in fails(agentgym("eval", "agentgym/Serch-v0", folder=folder))
     assert "did you mean 'gold'" in fails(agentgym("eval", "orders:Orders", "--policy", "golden", folder=folder))
+    (folder / "runs").mkdir()
     assert "no folder runs/none" in fails(agentgym("eval", "orders:Orders", "--policy", "runs/none", folder=folder))
     assert "splits: train, test" in fails(agentgym("eval", "orders:Orders", "--policy", "gold", "--split", "dev", folder=folder))
 

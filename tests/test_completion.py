@@ -263,3 +263,13 @@ def test_scripted_answers_come_in_order_or_from_a_function_and_run_out_loudly():
     by_rule = ScriptedCompletion(lambda messages, tools, seed: f"{messages[-1]['content']} {seed}")
     assert by_rule.complete(HELLO, seed=3).text == "Hello. 3"
     assert by_rule.asked == [HELLO]
+
+
+def test_half_of_a_surrogate_pair_goes_out_as_a_question_mark_and_a_wrong_address_is_refused(serve):
+    server = serve(said("Good day."))
+    completion = Completion(server.url, "m")
+    assert completion.complete([{"role": "user", "content": "a\ud800b"}]).text == "Good day."
+    completion.close()
+    assert server.requests[0]["messages"][0]["content"] == "a?b"
+    with pytest.raises(AgentGymError, match="which is no address"):
+        Completion("https://[::1", "m")

@@ -280,3 +280,26 @@ def test_many_requests_share_few_connections(serve):
     tree = play(server, size=24, connections=2)
     assert all(leaf.outcome is not Outcome.INFRASTRUCTURE for leaf in tree.leaves())
     assert server.busiest == 2
+
+
+def tools_of(server):
+    return asyncio.run(Endpoint(server.url, "m").refuse_without_tools())
+
+
+def test_a_model_that_calls_no_tools_is_refused_before_the_first_task(serve):
+    server = serve(called("{}", name="ready"))
+    tools_of(server)
+    assert server.requests[0]["tools"][0]["function"]["name"] == "ready"
+    tools_of(serve(said(call("ready"))))  # a model that writes its calls as text
+    for answer, reason in (
+        (said("I cannot."), r"it said 'I cannot\.'\. Serve it with tool calling"),
+        ((400, {}), "status 400, no such model.*serve the model with tool calling"),
+        ((503, {}), r"status 503\. Nothing was played"),
+    ):
+        with pytest.raises(AgentGymError, match=reason):
+            tools_of(serve(answer))
+
+
+def test_the_servers_own_counts_of_tokens_are_kept(serve):
+    found = ask(serve({**said("two"), "usage": {"prompt_tokens": 31, "completion_tokens": 4}}))
+    assert (found.tokens_read, found.tokens_written) == (31, 4)

@@ -6,6 +6,7 @@ import pytest
 from agentgym import AgentEnv, AgentGymError, InfrastructureError, JudgeError, Reply, Task
 from agentgym.evaluation import Episode, evaluate, summary
 from agentgym.policies.scripted import Scripted
+from agentgym.policy import Generation
 from agentgym.store import RunStore
 
 TASKS = [Task(f"t{i}", f"Guess number {i}.", i) for i in range(6)]
@@ -142,3 +143,46 @@ def test_a_task_gives_the_same_in_any_company():
     _, alone = play([TASKS[3]])
     _, beside = play(TASKS)
     assert [one for one in beside if one.task == "t3"] == alone
+
+
+def test_it_stops_once_it_is_precise_and_the_tasks_played_are_a_random_part():
+    many = [Task(f"t{i}", "Guess.", i // 50) for i in range(300)]
+    exact, _ = play(many, k=1)
+    assert exact.tasks == 300
+    coarse, episodes = play(many, k=1, precision=0.1)
+    assert 64 <= coarse.tasks < 300
+    assert max(coarse.success.average.high - coarse.success.average.estimate, coarse.success.average.estimate - coarse.success.average.low) <= 0.1
+    assert len({int(one.task[1:]) // 50 for one in episodes}) == 6  # all kinds, though equal ones stand together
+    assert play(many, k=1, precision=1e-6)[0].success == exact.success
+
+
+def test_a_precise_evaluation_that_is_opened_again_plays_no_more(tmp_path):
+    many = [Task(f"t{i}", "Guess.", i % 6) for i in range(300)]
+    store = RunStore.create(tmp_path / "run", {})
+    first, _ = play(many, k=1, precision=0.1, store=store)
+    BEGUN.clear()
+    assert play(many, k=1, precision=0.1, store=store)[0] == first
+    assert BEGUN == []
+
+
+def test_failures_are_counted_by_blame_and_manner():
+    class Blaming(Guess):
+        def metrics(self):
+            return {"blame_user": float(self.task.id == "t1"), "blame_agent": float(self.task.id != "t1")}
+
+    tasks = [*TASKS, Task("judge", "Guess.", "judge"), Task("dead", "Guess.", "dead")]
+    result, episodes = asyncio.run(evaluate(Blaming, Scripted(["a guess"]), tasks, k=4))
+    wrong = sum(not one.success for one in episodes if one.task not in ("judge", "dead"))
+    assert result.failures["user: done"] > 0
+    assert result.failures["agent: done"] + result.failures["user: done"] == wrong
+    assert (result.failures["judge: judge"], result.failures["environment: infrastructure"]) == (4, 4)
+    assert sum(result.failures.values()) == sum(not one.success for one in episodes)
+
+
+def test_tokens_are_those_that_a_server_counted():
+    class Served:
+        async def generate(self, prompt, sampling):
+            return Generation(text="a guess", tokens_read=100, tokens_written=7)
+
+    result, _ = asyncio.run(evaluate(Guess, Served(), TASKS, k=2))
+    assert (result.read, result.tokens) == (1200, 84)

@@ -6,7 +6,7 @@ import pytest
 
 import agentgym
 from agentgym import AgentEnv, AgentGymError, Reply, Task, register
-from agentgym.registry import GROUP
+from agentgym.registry import GROUP, make
 
 
 class Echo(AgentEnv):
@@ -110,3 +110,9 @@ def test_a_bad_entry_point_of_another_package_is_warned_of_and_stops_nothing(tmp
     done = python(tmp_path, "import agentgym; print(type(agentgym.make('mine/Orders-v0')).__name__)")
     assert (done.stdout, done.returncode) == ("Orders\n", 0), done.stderr
     assert "'not a name!' of mine_orders:Orders is not registered" in done.stderr
+
+
+def test_an_argument_that_an_environment_does_not_take_is_named():
+    for id in ("agentgym/Search-v0", "agentgym.envs.search:Search"):
+        with pytest.raises(AgentGymError, match=r"cannot be made: got an unexpected keyword argument 'nope'"):
+            make(id, nope=1)

@@ -21,10 +21,11 @@ from agentgym.action import parse_action
 from agentgym.envs.user import UserEnv
 from agentgym.envs.user.expert import LOOK, RESTART, Expert
 from agentgym.envs.user.phone import CONNECTED, DEVICE_TOOLS, Device, status, use
-from agentgym.envs.user.quality import Faults, blame, blame_of, faults
+from agentgym.envs.user.quality import Faults, blame, faults
 from agentgym.envs.user.scripted import FORGETFUL, ONCE_MORE, PERSONAS, PUZZLED, TERSE, WORDY, ScriptedUser
 from agentgym.envs.user.tasks import DOUBLE, SINGLE, SIZES, mended, phone_tasks, split_of, start
 from agentgym.envs.user.users import CachedUser, Line, ModelUser, User, UserFailure, UserTurn, UserView, memory
+from agentgym.evaluation import blamed
 from agentgym.expand import Groups
 from agentgym.policies.scripted import Scripted
 from agentgym.tools.completion import Said, ScriptedCompletion
@@ -292,9 +293,9 @@ def test_a_failed_user_or_a_failed_server_is_never_the_agents_reward() -> None:
     def unreachable(*_: Any) -> str:
         raise InfrastructureError("no server")
 
-    for answer, blamed in ((lambda *_: "", "user"), (unreachable, "environment")):
+    for answer, who in ((lambda *_: "", "user"), (unreachable, "environment")):
         (leaf,) = lost_episode(answer).leaves()
-        assert (leaf.outcome, total_reward(leaf), blame_of(leaf)) == (Outcome.INFRASTRUCTURE, None, blamed)
+        assert (leaf.outcome, total_reward(leaf), blamed(leaf, False)) == (Outcome.INFRASTRUCTURE, None, who)
 
 
 def test_the_same_dialogue_has_the_same_reply_in_another_process_too(tmp_path: Path) -> None:
@@ -427,7 +428,7 @@ def test_no_scripted_user_has_a_fault_whatever_the_agent_does() -> None:
     assert not any(one[name] for one in metrics for name in ("user_withheld", "user_stopped_early", "user_invented", "blame_user"))
     for tree in trees:
         (leaf,) = tree.leaves()
-        assert blame_of(leaf) == (None if total_reward(leaf) == 1.0 else "agent")
+        assert blamed(leaf, total_reward(leaf) == 1.0) == ("" if total_reward(leaf) == 1.0 else "agent")
 
 
 @pytest.mark.parametrize(
@@ -454,10 +455,6 @@ def test_blame_goes_by_the_record() -> None:
     assert blame(True, guilty) is None
     assert blame(False, guilty) == "user"
     assert blame(False, Faults()) == "agent"
-    assert blame(False, guilty, Outcome.TIMEOUT) == "environment"
-    assert blame(False, Faults(), Outcome.INFRASTRUCTURE, "ConnectError: gone") == "environment"
-    assert blame(False, Faults(), Outcome.INFRASTRUCTURE, "UserFailure: silent") == "user"
-    assert blame(False, Faults(), Outcome.MODEL_ERROR) == "agent"
 
 
 # The expert.

@@ -33,27 +33,67 @@ def train(
 @app.command(name="eval")
 def eval_(
     env: Annotated[str, typer.Argument(help="A registered id, module:Class, or one of 'agentgym suites'.")],
-    policy: Annotated[str, typer.Option(help="tiny, gold, a folder, or the name of a model on the Hugging Face hub.")] = "tiny",
+    policy: Annotated[str, typer.Option(help="tiny, gold, a folder, owner/model, or a server's address up to /v1.")] = "tiny",
+    model: Annotated[Optional[str], typer.Option(help="A server's name for its model.")] = None,  # noqa: UP045
+    key: Annotated[Optional[str], typer.Option(help="The environment variable that holds a server's key.")] = None,  # noqa: UP045
     data: Annotated[Optional[Path], typer.Option(help="The suite's folder; a folder or file for environments that take one.")] = None,  # noqa: UP045
     k: Annotated[int, typer.Option(help="Episodes of each task.")] = 1,
     split: Annotated[Optional[str], typer.Option(help="As it stands: the environment's last.")] = None,  # noqa: UP045
     tasks: Annotated[Optional[int], typer.Option(help="The first so many tasks only.")] = None,  # noqa: UP045
+    shard: Annotated[Optional[str], typer.Option(help="2/5 plays the second of five parts; see 'agentgym merge'.")] = None,  # noqa: UP045
+    precision: Annotated[Optional[float], typer.Option(help="Stop once the interval of success is no wider to either side.")] = None,  # noqa: UP045
     temperature: float = 1.0,
+    tokens: Annotated[int, typer.Option(help="Of a whole episode, for policies whose tokens we see.")] = 2048,
+    turn_tokens: Annotated[int, typer.Option(help="Of one action, its thought included.")] = 256,
     seed: Seed = 0,
+    skip_bad: Annotated[bool, typer.Option(help="Leave out bad rows of the data, and count them.")] = False,
+    price: Annotated[Optional[str], typer.Option(help="US dollars a million tokens read, and written: 2.5,10.")] = None,  # noqa: UP045
     out: Out = None,
 ) -> None:
     """Play k episodes of every task and print pass@k, avg@k and pass^k. Run again with the same --out to resume."""
-    from agentgym.cli.evaluating import run
+    from agentgym.cli.evaluating import Asked, run
 
-    run(env, policy, data, k, split, tasks, temperature, seed, out)
+    asked = Asked(env, policy, model, key, data, k, split, tasks, shard, temperature, tokens, turn_tokens, seed, precision)
+    run(asked, out, skip_bad, price)
 
 
 @app.command()
 def compare(run_a: Path, run_b: Path) -> None:
     """Test two evaluations against each other, paired by task."""
-    from agentgym.cli.evaluating import compare_runs
+    from agentgym.cli.saved import compare_runs
 
     compare_runs(run_a, run_b)
+
+
+@app.command()
+def merge(out: Path, runs: list[Path]) -> None:
+    """Make one evaluation of all its shards."""
+    from agentgym.cli.saved import merge
+
+    merge(out, runs)
+
+
+@app.command()
+def rescore(run: Path, out: Out = None) -> None:
+    """Judge a saved evaluation anew, by the environment as it is today; no policy is asked."""
+    from agentgym.cli.saved import rescore_run
+
+    rescore_run(run, out)
+
+
+@app.command()
+def play(
+    env: Annotated[str, typer.Argument(help="A registered id, module:Class, or one of 'agentgym suites'.")],
+    task: Annotated[Optional[str], typer.Option(help="As it stands: any.")] = None,  # noqa: UP045
+    split: Annotated[Optional[str], typer.Option(help="As it stands: the environment's first.")] = None,  # noqa: UP045
+    data: Annotated[Optional[Path], typer.Option(help="As for eval.")] = None,  # noqa: UP045
+    seed: Seed = 0,
+    out: Out = None,
+) -> None:
+    """Play yourself, in the terminal; go back to any turn and go on from there."""
+    from agentgym.cli.playing import run
+
+    run(env, task, split, data, seed, out)
 
 
 @app.command()
@@ -99,6 +139,17 @@ def report(run: Path) -> None:
     from agentgym.cli.reporting import write
 
     console.print(f"wrote {write(run)}")
+
+
+@app.command()
+def view(
+    run: Annotated[Path, typer.Argument(help="A run's folder, finished or running; or a folder of runs.")],
+    port: Annotated[int, typer.Option(help="0: any that is free.")] = 0,
+) -> None:
+    """Look at a run in the browser: curves, tables and turn trees, while it runs and after."""
+    from agentgym.cli.viewing import run as serve
+
+    serve(run, port)
 
 
 @app.command()

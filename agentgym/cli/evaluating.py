@@ -1,9 +1,10 @@
-"""``agentgym eval`` and ``agentgym compare``."""
+"""``agentgym eval`` and ``agentgym suites``."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,56 +13,130 @@ from rich.progress import Progress
 from rich.table import Table
 
 from agentgym.cli import console
-from agentgym.cli.policies import find_policy
+from agentgym.cli.policies import find_policy, refuse_without_tools
 from agentgym.cli.reporting import write
-from agentgym.envs.suites import suites
+from agentgym.envs.rows import skipping_bad
+from agentgym.envs.suites import Suite, fingerprint, suites
 from agentgym.errors import AgentGymError
-from agentgym.evaluation import Episode, Evaluation, by_task, evaluate
+from agentgym.evaluation import Episode, Evaluation, evaluate
 from agentgym.registry import make
-from agentgym.statistics import Interval, compare
+from agentgym.rollout import Limits
+from agentgym.statistics import Interval
 from agentgym.store import RunStore
+from agentgym.task import Task
 
 
-def run(
-    env: str,
-    policy: str,
-    data: Path | None,
-    k: int,
-    split: str | None,
-    tasks: int | None,
-    temperature: float,
-    seed: int,
-    out: Path | None,
-) -> None:
-    if k < 1:
-        raise AgentGymError(f"--k must be at least 1, not {k}")
-    if (suite := suites().get(env)) is not None:
-        env, data, split = suite.env, suite.data(data), split or suite.split
-    make_env = partial(make, env, **({"data": str(data)} if data else {}))
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is evaluated, and how: the options of ``agentgym eval``."""
+
+    env: str
+    policy: str
+    model: str | None
+    key: str | None
+    data: Path | None
+    k: int
+    split: str | None
+    tasks: int | None
+    shard: str | None
+    temperature: float
+    tokens: int
+    turn_tokens: int
+    seed: int
+    precision: float | None
+
+
+def run(asked: Asked, out: Path | None, skip_bad: bool, prices: str | None) -> None:
+    if asked.k < 1:
+        raise AgentGymError(f"--k must be at least 1, not {asked.k}")
+    if asked.precision is not None and asked.shard is not None:
+        raise AgentGymError("--precision looks at all results as they come, and --shard sees a part: give one of them")
+    price = prices_of(prices)
+    suite = suites().get(asked.env)
+    if suite is not None:
+        asked = replace(asked, env=suite.env, data=suite.data(asked.data), split=asked.split or suite.split)
+    if not skip_bad:
+        _run(asked, suite, out, price)
+        return
+    with skipping_bad() as skipped:
+        _run(asked, suite, out, price)
+    for reason in list(skipped)[:3]:
+        console.print(f"[yellow]left out:[/yellow] {reason}", highlight=False)
+    console.print(f"bad rows left out: {len(skipped)}")
+
+
+def _run(asked: Asked, suite: Suite | None, out: Path | None, price: tuple[float, float] | None) -> None:
+    make_env = partial(make, asked.env, **({"data": str(asked.data)} if asked.data else {}))
     sample = make_env()
-    split = split or sample.splits[-1]
-    chosen = list(sample.tasks(split))[:tasks] if split in sample.splits else []
+    split = asked.split or sample.splits[-1]
+    chosen = list(sample.tasks(split))[: asked.tasks] if split in sample.splits else []
     if not chosen:
-        raise AgentGymError(f"{env} has no tasks in split {split!r}; splits: {', '.join(sample.splits)}")
-    config = {"env": env, "policy": policy, "data": str(data), "k": k, "split": split, "temperature": temperature, "seed": seed}
-    folder = out or Path("runs") / f"eval-{env.replace('/', '-').replace(':', '-')}-{policy.replace('/', '-')}"
+        raise AgentGymError(f"{asked.env} has no tasks in split {split!r}; splits: {', '.join(sample.splits)}")
+    chosen = shard_of(chosen, asked.shard)
+    version = fingerprint(asked.data) if asked.data else None
+    config = {**asdict(asked), "data": str(asked.data), "split": split, "data_sha256": version}
+    names = (asked.env, asked.policy, asked.model or "")
+    folder = out or Path("runs") / "-".join(["eval", *(name.strip("/").translate(_PLAIN) for name in names if name)])
+    actor, chat = find_policy(asked.policy, make_env, asked.model, asked.key)
+    if asked.policy != "gold":
+        refuse_without_tools(actor, chat, sample.reset(options={"task": chosen[0]})[1]["tools"])
     store = _open_or_create(folder, {"kind": "evaluation", **config})
-    actor, chat = find_policy(policy, make_env)
     with Progress(console=console, transient=True) as bar:
-        line = bar.add_task("playing", total=len(chosen) * k)
+        line = bar.add_task("playing", total=len(chosen) * asked.k)
 
         def done(episodes: list[Episode]) -> None:
             bar.advance(line, len(episodes))
 
         result, episodes = asyncio.run(
-            evaluate(make_env, actor, chosen, chat=chat, k=k, temperature=temperature, seed=seed, store=store, done=done)
+            evaluate(
+                make_env,
+                actor,
+                chosen,
+                chat=chat,
+                k=asked.k,
+                temperature=asked.temperature,
+                seed=asked.seed,
+                limits=Limits(tokens=asked.tokens, turn_tokens=asked.turn_tokens),
+                store=store,
+                precision=asked.precision,
+                done=done,
+            )
         )
     store.write("summary.json", result.record())
     store.close()
-    console.print(table(result, k))
+    console.print(table(result, asked.k, price))
+    if suite is not None and version is not None:
+        known = suite.known.get(version, f"none of the versions that our tests play{f': {suite.versions}' if suite.known else ''}")
+        console.print(f"official metric: {suite.metric}; data: sha256 {version}…, {known}", highlight=False)
     for error in sorted({episode.error for episode in episodes if episode.error})[:3]:
         console.print(f"[yellow]lost:[/yellow] {error}", highlight=False)
     console.print(f"{write(folder)}")
+
+
+_PLAIN = str.maketrans("/:", "--")
+
+
+def shard_of(tasks: list[Task], shard: str | None) -> list[Task]:
+    """Every n-th task from the i-th, for a shard "i/n"."""
+    if shard is None:
+        return tasks
+    number, _, count = shard.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise AgentGymError(f"--shard is {shard!r}: write 2/5 for the second of five")
+    if not (part := tasks[int(number) - 1 :: int(count)]):
+        raise AgentGymError(f"--shard {shard}: there are {len(tasks)} tasks for {count} shards, so this one is empty")
+    return part
+
+
+def prices_of(text: str | None) -> tuple[float, float] | None:
+    """US dollars for a million tokens read, and for a million written."""
+    if text is None:
+        return None
+    try:
+        read, written = map(float, text.split(","))
+    except ValueError:
+        raise AgentGymError(f"--price is {text!r}: write 2.5,10 for $2.50 a million tokens read and $10 a million written") from None
+    return read, written
 
 
 def list_suites() -> None:
@@ -75,20 +150,25 @@ def list_suites() -> None:
     console.print(shown)
 
 
-def table(result: Evaluation, k: int) -> Table:
+def table(result: Evaluation, k: int, price: tuple[float, float] | None = None) -> Table:
     shown = Table(title=f"{result.tasks} tasks, {result.episodes} episodes, 95% intervals clustered by task")
     shown.add_column("measure")
     shown.add_column("value", justify="right")
     rows: list[tuple[str, Any]] = [(f"avg@{k}", result.success.average)]
     if result.success.k > 1:
-        rows += [(f"pass@{k}", result.success.any_of_k), (f"pass^{k}", result.success.all_of_k)]
+        rows += [(f"pass@{result.success.k}", result.success.any_of_k), (f"pass^{result.success.k}", result.success.all_of_k)]
     rows += [("reward", result.reward), *result.metrics.items()]
     for name, interval in rows:
         shown.add_row(name, as_text(interval))
     shown.add_row("turns per episode", f"{result.turns:.2f}")
     shown.add_row("tokens written", f"{result.tokens:,}")
+    shown.add_row("tokens read", f"{result.read:,}")
+    if price is not None:
+        shown.add_row("cost", f"${(result.read * price[0] + result.tokens * price[1]) / 1e6:,.2f}")
     shown.add_row("ends", _counts(result.ends))
     shown.add_row("outcomes of turns", _counts(result.outcomes))
+    for failure, count in result.failures.items():
+        shown.add_row(f"failed, {failure}", str(count))
     shown.add_row("without verdict", str(result.lost))
     return shown
 
@@ -101,36 +181,15 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
 
 
+def differing(config: dict[str, Any], other: dict[str, Any], but: Sequence[str] = ()) -> list[str]:
+    return sorted(name for name in {**config, **other} if name not in but and config.get(name) != other.get(name))
+
+
 def _open_or_create(folder: Path, config: dict[str, Any]) -> RunStore:
     """The same evaluation goes on where it was; another one does not get mixed into it."""
     if not (folder / "run.json").exists():
         return RunStore.create(folder, config)
     store = RunStore.open(folder)
-    if store.config != config:
-        different = sorted(name for name in config if store.config.get(name) != config[name])
+    if different := differing(config, store.config):
         raise AgentGymError(f"{folder} holds another run (other {', '.join(different)}): choose another folder with --out")
     return store
-
-
-def compare_runs(run_a: Path, run_b: Path) -> None:
-    a, b = (_rewards(folder) for folder in (run_a, run_b))
-    result = compare(a, b)
-    shown = Table(title=f"paired by task, {result.paired.difference.n} tasks in both")
-    shown.add_column("measure")
-    shown.add_column("value", justify="right")
-    shown.add_row(str(run_a), as_text(result.a))
-    shown.add_row(str(run_b), as_text(result.b))
-    shown.add_row("difference", as_text(result.paired.difference))
-    shown.add_row("p (sign flip)", f"{result.paired.p_value:.4f}")
-    shown.add_row("detectable at power 0.8", f"{result.paired.minimal_detectable_difference:.3f}")
-    if result.left_out:
-        shown.add_row("tasks in one run only", str(result.left_out))
-    console.print(shown)
-
-
-def _rewards(folder: Path) -> dict[str, Sequence[float]]:
-    episodes = [Episode(**record) for record in RunStore.open(folder).read("episodes")]
-    rewards = by_task([one for one in episodes if one.reward is not None], lambda one: one.reward)
-    if not rewards:
-        raise AgentGymError(f"{folder} holds no finished episodes: it must be a run of 'agentgym eval'")
-    return dict(rewards)

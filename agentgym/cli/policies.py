@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,17 @@ from agentgym.turn import path
 NAMES = ("tiny", "gold")
 
 
-def find_policy(name: str, make_env: Callable[[], AgentEnv]) -> tuple[Actor, Chat | None]:
-    """``tiny`` is the shipped one; ``gold`` plays the environment's own solutions; else a folder or ``owner/model``."""
+def find_policy(
+    name: str, make_env: Callable[[], AgentEnv], model: str | None = None, key: str | None = None
+) -> tuple[Actor, Chat | None]:
+    """``tiny`` is the shipped one; ``gold`` plays the environment's solutions; else a folder, ``owner/model``, or a server's address.
+
+    ``model`` and ``key`` are for a server: the model's name there, and the environment variable that holds the key.
+    """
+    if name.startswith(("http://", "https://")):
+        return _served(name, model, key), None
+    if model is not None or key is not None:
+        raise AgentGymError(f"--model and --key belong to a policy on a server, and {name!r} is no address")
     if name == "gold":
         return _gold(make_env()), None
     if name == "tiny" or ((Path(name) / "tokenizer.json").is_file() and not (Path(name) / "tokenizer_config.json").is_file()):
@@ -33,9 +44,38 @@ def find_policy(name: str, make_env: Callable[[], AgentEnv]) -> tuple[Actor, Cha
     raise AgentGymError(unknown("policy", name, [*NAMES, "a folder", "owner/model"]))
 
 
+def refuse_without_tools(actor: Actor, chat: Chat | None, tools: list[dict[str, Any]]) -> None:
+    """Raises `AgentGymError` where the policy cannot be told of the tools that it needs."""
+    from agentgym.policies.endpoint import Endpoint
+
+    if isinstance(actor, Endpoint) and tools:
+        asyncio.run(actor.refuse_without_tools())
+    if chat is None or not tools or _knows_its_tools(chat):
+        return
+    hello: list[Any] = [{"role": "user", "content": "Hello."}]
+    if chat.open(hello, tools) == chat.open(hello, []):
+        raise AgentGymError("the policy's chat format has no place for tools, which this environment has: choose a model that calls tools")
+
+
+def _knows_its_tools(chat: Chat) -> bool:
+    """The tiny policy is told of no tools: it knows those that it was warm-started with."""
+    from agentgym.policies.tiny import TinyTokenizer
+
+    return isinstance(chat.tokenizer, TinyTokenizer)
+
+
+def _served(url: str, model: str | None, key: str | None) -> Actor:
+    from agentgym.policies.endpoint import Endpoint
+
+    if model is None:
+        raise AgentGymError(f"{url} is a server: name its model with --model")
+    return Endpoint(url, model, key)
+
+
 def _hub(name: str) -> tuple[Actor, Chat]:
     from agentgym.policies.transformers import TransformersPolicy
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what goes wrong is said below, in one sentence
     try:
         policy = TransformersPolicy.load(name)
     except (OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -11,11 +12,14 @@ from pydantic import BaseModel, ConfigDict
 
 from agentgym.errors import AgentGymError
 
+_DATA = (".json", ".jsonl", ".toml", ".csv", ".sql", ".gz")
+
 
 class Suite(BaseModel):
     """``tasks``: of the whole official set. ``file``: within the folder of its data; empty where the environment takes the folder.
 
-    ``metric``: the figure of the report that is the official one. ``reference``: published scores, by model.
+    ``metric``: the figure of the report that is the official one. ``reference``: published scores, by model. ``known``: the versions of
+    the data that were played in our tests, by their `fingerprint`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -27,13 +31,20 @@ class Suite(BaseModel):
     source: str
     file: str = ""
     reference: dict[str, float] = {}
+    known: dict[str, str] = {}
 
     def data(self, folder: Path | None) -> Path:
         """What the environment takes as ``data``. Raises `AgentGymError` where it is not there, and says where to get it."""
         found = folder / self.file if folder is not None else None
         if found is None or not found.exists():
-            raise AgentGymError(f"{found or 'its data'} is missing: get it from {self.source}, and give the folder with --data")
+            versions = f" ({self.versions})" if self.known else ""
+            what = found or f"its data{f', {self.file},' if self.file else ''}"
+            raise AgentGymError(f"{what} is missing{versions}: get it from {self.source}, and give the folder with --data")
         return found
+
+    @property
+    def versions(self) -> str:
+        return ", ".join(f"sha256 {digest}… is {name}" for digest, name in self.known.items())
 
 
 @cache
@@ -41,3 +52,17 @@ def suites() -> Mapping[str, Suite]:
     """All suites, by name."""
     rows = yaml.safe_load((Path(__file__).parent / "suites.yaml").read_text())
     return {name: Suite.model_validate(row) for name, row in rows.items()}
+
+
+def fingerprint(data: Path) -> str:
+    """The first 16 hexadecimal digits of a file's SHA-256; of a folder: of its files' names and hashes, in order."""
+    if data.is_dir():
+        files = sorted(path for path in data.rglob("*") if path.suffix in _DATA and path.is_file())
+        text = "".join(f"{path.relative_to(data).as_posix()} {_sha256(path)}\n" for path in files)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return _sha256(data)[:16]
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,7 +12,7 @@ import httpx
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from agentgym.action import Call, format_action
+from agentgym.action import Call, format_action, parse_action
 from agentgym.errors import AgentGymError, InfrastructureError
 from agentgym.policy import Generation, Prompt, Sampling
 from agentgym.turn import Message
@@ -71,6 +71,23 @@ class Endpoint:
             if tried < self.retries:
                 await asyncio.sleep(min(LONGEST_WAIT, max(asked_for, self.backoff * 2**tried)))
         raise InfrastructureError(f"{self.url}, model {self.model}: {reason}, after {self.retries + 1} tries. Is it up, and has it room?")
+
+    async def refuse_without_tools(self) -> None:
+        """Ask for one call of a tool. Raises `AgentGymError` where the model makes none, or its server knows no tools."""
+        function = {"name": "ready", "description": "Say that you are ready.", "parameters": {"type": "object", "properties": {}}}
+        user = {"role": "user", "content": "Call the tool named ready, now."}
+        body = {"model": self.model, "messages": [user], "tools": [{"type": "function", "function": function}], "max_tokens": 1024}
+        body = {name: value for name, value in {**body, **self.options}.items() if value is not None}
+        try:
+            found = await self._ask(body)
+        except InfrastructureError as error:
+            raise AgentGymError(f"{error}. It was asked to call a tool: serve the model with tool calling") from error
+        await self.close()
+        if not isinstance(found, Generation):
+            raise AgentGymError(f"{self.url}, model {self.model}: {found[0]}. Nothing was played")
+        if not parse_action(found.text or "").calls:
+            said = (found.text or "")[:80]
+            raise AgentGymError(f"{self.url}, model {self.model}: asked to call a tool, it said {said!r}. Serve it with tool calling")
 
     async def close(self) -> None:
         """Give up the connections. Another request opens new ones."""
@@ -136,10 +153,16 @@ class Choice(BaseModel):
     finish_reason: str | None = None
 
 
+class Usage(BaseModel):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
 class Answer(BaseModel):
     """The part of a chat completion that we read."""
 
     choices: list[Choice]
+    usage: Usage | None = None
 
     def generation(self) -> Generation | None:
         """None where nothing was said. A thought that was cut off is left open, as it was written."""
@@ -154,7 +177,8 @@ class Answer(BaseModel):
             text = f"<think>\n{thought}"
         else:
             return None
-        return Generation(text=text, finish=finish)
+        usage = self.usage or Usage()
+        return Generation(text=text, finish=finish, tokens_read=usage.prompt_tokens, tokens_written=usage.completion_tokens)
 
 
 def _finish(reason: str | None) -> Literal["stop", "length"]:

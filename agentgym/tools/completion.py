@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -60,6 +61,10 @@ class Completion:
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise AgentGymError(f"url is {url!r}: give an address such as http://localhost:8000/v1")
+        try:
+            httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise AgentGymError(f"url is {url!r}, which is no address: {error}") from None
         if key is not None:
             _secret(key)
         if seconds <= 0 or retries < 0 or backoff < 0:
@@ -112,11 +117,12 @@ class Completion:
             return "an answer that takes too long", 0.0
 
     def _fetch(self, body: Mapping[str, Any], deadline: float) -> Said | tuple[str, float]:
-        headers = {} if self.key is None else {"Authorization": f"Bearer {_secret(self.key)}"}
+        headers = {"Content-Type": "application/json"} | ({} if self.key is None else {"Authorization": f"Bearer {_secret(self.key)}"})
+        sent = json.dumps(body, ensure_ascii=False).encode(errors="replace")  # half of a surrogate pair, which no UTF-8 can hold
         left = max(0.001, deadline - time.monotonic())
         content = b""
         try:
-            with self._client().stream("POST", self.url, json=body, headers=headers, timeout=left) as response:
+            with self._client().stream("POST", self.url, content=sent, headers=headers, timeout=left) as response:
                 for part in response.iter_bytes():
                     content += part
                     if time.monotonic() > deadline or len(content) > LARGEST:

@@ -145,7 +145,7 @@ class UserEnv(AgentEnv):
         return float(self._shown() == CONNECTED and self.state.accounts == mended(self.task.data))
 
     def metrics(self) -> dict[str, float]:
-        """The user's faults, and who has the blame. A fault of the environment ends an episode before: see `quality.blame_of`."""
+        """The user's faults, and who has the blame. A fault of the environment ends an episode before."""
         found, success = self.faults(), bool(self.score())
         blamed = blame(success, found)
         return {
@@ -153,7 +153,7 @@ class UserEnv(AgentEnv):
             "user_stopped_early": float(found.stopped_early),
             "user_invented": float(len(found.invented)),
             "needless_change": float(self.state.accounts != mended(self.task.data) and self._shown() == CONNECTED),
-            **{f"blame_{who}": float(blamed == who) for who in ("agent", "user", "environment")},
+            **{f"blame_{who}": float(blamed == who) for who in ("agent", "user")},
         }
 
     def faults(self) -> Faults:

@@ -9,11 +9,9 @@ from typing import Literal
 
 from agentgym.envs.user.phone import DEVICE_TOOLS, STATUSES
 from agentgym.envs.user.scripted import requests
-from agentgym.envs.user.users import Line, UserFailure
-from agentgym.outcome import Outcome
-from agentgym.turn import Turn, total_reward
+from agentgym.envs.user.users import Line
 
-Blamed = Literal["agent", "user", "environment"]
+Blamed = Literal["agent", "user"]
 _QUESTION = re.compile(r"\?|\b(?:tell|give|what|which|who)\b", re.IGNORECASE)
 _GOODBYE = re.compile(r"\b(?:good)?bye\b", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -72,23 +70,11 @@ def _has(text: str, word: str) -> bool:
     return re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) is not None
 
 
-def blame(success: bool, faults: Faults, outcome: Outcome = Outcome.OK, error: str = "") -> Blamed | None:
-    """Who is to blame for a failure; None for a success. ``error`` is that of the turn, which begins with the name of its exception.
+def blame(success: bool, faults: Faults) -> Blamed | None:
+    """Who is to blame for a failure: a user with a fault before the agent. None for a success.
 
-    An outcome that says nothing of the policy is the environment's, except where its user gave none; then a user with a fault is to
-    blame before the agent.
+    What has no verdict is told apart by its exception: see `agentgym.evaluation.blamed`.
     """
-    if not outcome.blames_policy:
-        return "user" if error.startswith(UserFailure.__name__) else "environment"
     if success:
         return None
     return "user" if faults else "agent"
-
-
-def blame_of(leaf: Turn) -> Blamed | None:
-    """The same for a finished episode in a tree, from the metrics of its last turn."""
-    if leaf.outcome.blames_policy and leaf.metrics:
-        blamed: tuple[Blamed, ...] = ("agent", "user", "environment")
-        return next((who for who in blamed if leaf.metrics.get(f"blame_{who}")), None)
-    reward = total_reward(leaf)
-    return blame(reward is not None and reward > 0, Faults(), leaf.outcome, leaf.error)

@@ -27,6 +27,8 @@ TRIES = 3  # of a model that says nothing, or nothing that makes sense
 class UserFailure(InfrastructureError):
     """The user failed, not the agent: the episode has no verdict, and the user has the blame."""
 
+    blames = "user"
+
 
 @dataclass(frozen=True, slots=True)
 class Line:

@@ -1,0 +1,106 @@
+"""Saved evaluations: ``agentgym compare``, ``agentgym merge`` and ``agentgym rescore``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.progress import Progress
+from rich.table import Table
+
+from agentgym.cli import console
+from agentgym.cli.evaluating import as_text, differing, table
+from agentgym.cli.reporting import write
+from agentgym.errors import AgentGymError
+from agentgym.evaluation import Episode, by_task, summary
+from agentgym.registry import make
+from agentgym.rescoring import Rescored, rescore
+from agentgym.statistics import compare
+from agentgym.store import RunStore
+
+
+def compare_runs(run_a: Path, run_b: Path) -> None:
+    a, b = (_rewards(folder) for folder in (run_a, run_b))
+    result = compare(a, b)
+    shown = Table(title=f"paired by task, {result.paired.difference.n} tasks in both")
+    shown.add_column("measure")
+    shown.add_column("value", justify="right")
+    shown.add_row(str(run_a), as_text(result.a))
+    shown.add_row(str(run_b), as_text(result.b))
+    shown.add_row("difference", as_text(result.paired.difference))
+    shown.add_row("p (sign flip)", f"{result.paired.p_value:.4f}")
+    shown.add_row("detectable at power 0.8", f"{result.paired.minimal_detectable_difference:.3f}")
+    if result.left_out:
+        shown.add_row("tasks in one run only", str(result.left_out))
+    console.print(shown)
+
+
+def merge(out: Path, folders: Sequence[Path]) -> None:
+    """One run of the shards of an evaluation, all of which must be there and be otherwise alike."""
+    shards = {folder: _evaluation(folder) for folder in folders}
+    first = shards[folders[0]]
+    for folder, store in shards.items():
+        if different := differing(store.config, first.config, but=("shard", "data", "policy")):
+            raise AgentGymError(f"{folder} and {folders[0]} are no shards of one evaluation (other {', '.join(different)})")
+    _check_complete([str(store.config.get("shard")) for store in shards.values()])
+    merged = RunStore.create(out, {**first.config, "shard": None})
+    for log in ("turns", "episodes"):
+        for store in shards.values():
+            for record in store.read(log):
+                merged.append(log, record)
+    _finish(merged, [Episode(**record) for record in merged.read("episodes")], first.config["k"])
+
+
+def _check_complete(shards: Sequence[str]) -> None:
+    count = shards[0].partition("/")[2]
+    wanted = {f"{number}/{count}" for number in range(1, int(count or 0) + 1)}
+    if len(set(shards)) < len(shards):
+        raise AgentGymError(f"a shard is given twice: {', '.join(sorted(shards))}")
+    if set(shards) != wanted:
+        missing = ", ".join(sorted(wanted - set(shards))) or "shards of one number"
+        raise AgentGymError(f"the runs are shards {', '.join(shards)}; missing: {missing}. Play it with --shard, then merge all")
+
+
+def rescore_run(folder: Path, out: Path | None) -> None:
+    recorded = _evaluation(folder)
+    config = recorded.config
+    trees = recorded.trees()
+    make_env = partial(make, config["env"], **({"data": config["data"]} if config["data"] not in (None, "None") else {}))
+    store = RunStore.create(out or folder.with_name(f"{folder.name}-rescored"), {**config, "kind": "rescoring", "of": str(folder)})
+    with Progress(console=console, transient=True) as bar:
+        line = bar.add_task("judging", total=len(trees) * config["k"])
+
+        def done(found: list[Rescored]) -> None:
+            bar.advance(line, len(found))
+
+        found = asyncio.run(rescore(make_env, trees, k=config["k"], seed=config["seed"], store=store, done=done))
+    _finish(store, [one.after for one in found], config["k"])
+    for one in [one for one in found if one.changed][:5]:
+        console.print(f"{one.after.task}: reward {one.before.reward} is now {one.after.reward}", highlight=False)
+    changed, strayed = sum(one.changed for one in found), sum(one.strayed for one in found)
+    console.print(f"{changed} of {len(found)} rewards changed; {strayed} episodes observed other things than recorded")
+
+
+def _finish(store: RunStore, episodes: list[Episode], k: int) -> None:
+    result = summary(episodes, k)
+    store.write("summary.json", result.record())
+    store.close()
+    console.print(table(result, k))
+    console.print(f"{write(store.folder)}")
+
+
+def _evaluation(folder: Path) -> RunStore:
+    store = RunStore.open(folder)
+    if store.config.get("kind") != "evaluation":
+        raise AgentGymError(f"{folder} holds a {store.config.get('kind')}: it must be a run of 'agentgym eval'")
+    return store
+
+
+def _rewards(folder: Path) -> dict[str, Sequence[float]]:
+    episodes = [Episode(**record) for record in RunStore.open(folder).read("episodes")]
+    rewards = by_task([one for one in episodes if one.reward is not None], lambda one: one.reward)
+    if not rewards:
+        raise AgentGymError(f"{folder} holds no finished episodes: it must be a run of 'agentgym eval'")
+    return dict(rewards)

@@ -1,0 +1,121 @@
+"""Saved runs judged again: what the policy said is said once more to the environment as it is today, and no policy is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from agentgym.env import AgentEnv
+from agentgym.errors import AgentGymError, InfrastructureError
+from agentgym.evaluation import Episode, last_turns, summarise
+from agentgym.expand import Command, Event, Extend, Started, Stop, TurnDone
+from agentgym.outcome import Outcome
+from agentgym.policy import Generation, Prompt, Sampling
+from agentgym.rollout import Rollout, Start, episode
+from agentgym.seeds import Lineage
+from agentgym.store import RunStore
+from agentgym.turn import Turn, TurnTree
+
+TREES_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Rescored:
+    """One episode as it was recorded, and as it is judged now. ``strayed``: what it observes is no longer what was recorded."""
+
+    before: Episode
+    after: Episode
+    strayed: bool
+
+    @property
+    def changed(self) -> bool:
+        return self.before.reward != self.after.reward
+
+
+async def rescore(
+    make_env: Callable[[], AgentEnv],
+    trees: Sequence[TurnTree],
+    *,
+    k: int,
+    seed: int,
+    store: RunStore | None = None,
+    done: Callable[[list[Rescored]], None] = lambda episodes: None,
+) -> list[Rescored]:
+    """Judge the episodes of an evaluation anew, which was played with ``k`` and ``seed``.
+
+    What was lost to a judge is judged; what was lost before the policy had finished stays lost. Raises `AgentGymError` where
+    ``trees`` are none of an evaluation with this seed.
+    """
+    best = make_env().reward_range[1]
+    found: list[Rescored] = []
+    for first in range(0, len(trees), TREES_AT_ONCE):
+        batch = trees[first : first + TREES_AT_ONCE]
+        said = Said(batch)
+        committed = store.turn if store else None
+        rollout = Rollout(make_env, said, {"policy": said}, None, Lineage.of(seed, "evaluation"), committed=committed)
+        again = await rollout.run([Start(tree.task, tree.tags) for tree in batch])
+        new = [one for old, tree in zip(batch, again, strict=True) for one in _judged(said, old, tree, k, best)]
+        if store is not None:
+            store.append("episodes", *(asdict(one.after) for one in new))
+        found += new
+        done(new)
+    return found
+
+
+class Said:
+    """Actor and expander of a replay: at each turn it says what was said there, and it ends what was ended from outside."""
+
+    forks = False
+
+    def __init__(self, trees: Sequence[TurnTree]) -> None:
+        self.recorded = {tree.root.seed: tree.root for tree in trees}  # by the seed of the turn that replays it
+
+    def plan(self, forest: Sequence[TurnTree], event: Event) -> Iterable[Command]:
+        match event:
+            case Started(tree):
+                if tree.root.seed not in self.recorded:
+                    raise AgentGymError(f"task {tree.task.id} was not recorded with this seed: give the seed of the run")
+                yield Extend(tree, tree.root, len(_next(self.recorded[tree.root.seed])))
+            case TurnDone(tree, turn):
+                old = self.recorded[turn.seed]
+                if _next(old):
+                    yield Extend(tree, turn)
+                else:
+                    yield Stop(tree, turn, verdict=old.outcome.blames_policy or old.outcome is Outcome.JUDGE)
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        following = _next(self.recorded[prompt.turn.seed])
+        old = next((turn for turn in following if turn.seed == sampling.seed), following[0])
+        self.recorded[sampling.seed] = old
+        if not old.action:
+            raise InfrastructureError(f"the policy said nothing here: {old.error}")
+        return Generation(text=old.action)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+
+def _next(turn: Turn) -> list[Turn]:
+    """The actions taken after ``turn``. Where a chat template rewrote history, they stand below the rewriting."""
+    acting = [child for child in turn.children if child.author != "env" and child.executed]
+    return acting or [below for child in turn.children if child.restarts for below in _next(child)]
+
+
+def _judged(said: Said, old: TurnTree, new: TurnTree, k: int, best: float) -> list[Rescored]:
+    replayed = {id(said.recorded[leaf.seed]): leaf for leaf in new.leaves()}
+    found = []
+    for leaf in last_turns(old, k):
+        before = after = summarise(old, leaf, best)
+        again = replayed.get(id(leaf)) or replayed.get(id(leaf.parent))  # a rewriting may be the last turn
+        if again is not None and leaf is not old.root:
+            after = replace(summarise(new, again, best), tokens=before.tokens, read=before.read)
+        strayed = again is not None and [t.observation for t in episode(again)] != [t.observation for t in episode(leaf)]
+        found.append(Rescored(before, after, strayed))
+    return found
