@@ -101,13 +101,14 @@ def test_a_page_is_whole_and_asks_for_nothing(tmp_path):
     assert data["summary"][2][1] == {"estimate": 0.5, "low": 0.2, "high": None, "n": 3}
     assert data["tables"][0]["rows"][0][0] == "success"
     assert data["curves"][0]["series"][0]["y"][1]["low"] == 0.5
-    assert data["counts"]["Episodes, by how they ended"] == [["done", 2], ["truncated", 2], ["error", 2]]
-    assert dict(data["counts"]["Turns, by outcome"]) == {"ok": 4, "model_error": 2, "infrastructure": 2}
+    assert data["trees"][0]["ends"] == {"done": 1, "truncated": 1, "error": 1}
+    assert data["trees"][1]["outcomes"] == {"ok": 2, "model_error": 1, "infrastructure": 1}
     assert [tree["id"] for tree in data["trees"]] == ["tree one", "second"]
     policy = next(attrs["content"] for tag, attrs in elements.tags if tag == "meta" and "http-equiv" in attrs)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in policy  # no other script may run
     assert "default-src 'none'" in policy
+    assert "connect-src 'none'" in policy
 
 
 def test_hostile_text_stays_inside_the_data(tmp_path):
@@ -160,8 +161,22 @@ def test_a_browser_opens_the_addressed_tree_and_runs_no_hostile_script(tmp_path)
     assert names.count("script") == 2
     assert "owned" not in [t.strip() for t in elements.text]
     assert names.count("article") == 3  # the task, the search and the answer of one tree: no other tree is drawn yet
-    assert names.count("details") == 301
+    assert names.count("details") == 1  # its page of the list
+    assert {"602", "301"} <= set(elements.text)  # of the outcomes of all trees
     assert (names.count("polyline"), names.count("circle")) == (2, 2)
+
+
+def test_a_summary_and_the_metrics_of_a_run_are_shown_as_they_were_saved(tmp_path):
+    rate = {"estimate": 0.25, "low": 0.125, "high": 0.5, "n": 8}
+    success = {"k": 2, "average": rate, "any_of_k": rate, "all_of_k": rate}
+    summary = {"success": success, "metrics": {"f1": rate}, "tasks": 8, "ends": {"done": 3}, "before": {"success": success}}
+    metrics = [{"step": step, "reward": step / 9, "loss": None, **{f"m{i}": i for i in range(5)}} for step in range(9)]
+    elements = rendered(write_report(tmp_path / "page.html", "A run", summary=summary, metrics=metrics), "", tmp_path)
+    text = elements.text
+    shown = {"avg@2", "pass@2", "pass^2", "before avg@2", "f1", "tasks", "[0.125, 0.500]", "reward", "last 1", "m0"}
+    assert shown <= set(map(str.strip, text))
+    assert "3 more curves: m2, m3, m4" in text
+    assert [tag for tag, _ in elements.tags].count("figure") == 4
 
 
 def test_a_browser_draws_nothing_of_a_closed_tree(tmp_path):

@@ -1,4 +1,4 @@
-"""The report's data, as plain JSON inside a page that asks the network for nothing.
+"""The page, with its data as plain JSON inside it; a report holds all of it and asks the network for nothing.
 
 What policies and tools wrote is untrusted: it travels with every ``<`` escaped, the page sets it as text and never as
 markup, and a content security policy lets no script run but the page's own.
@@ -12,18 +12,18 @@ import html
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from agentgym.action import Call, parse_action
 from agentgym.statistics import Comparison, Interval
-from agentgym.turn import Turn, TurnTree, total_reward
+from agentgym.task import Task
+from agentgym.turn import Turn, TurnTree
 
 Cell = str | int | float | bool | Interval | None
 Record = dict[str, Any]
@@ -71,22 +71,52 @@ def before_after(comparisons: Mapping[str, Comparison], before: str = "before", 
     return Table(f"{before.capitalize()} → {after}", columns, rows, note)
 
 
-def tree_record(tree: TurnTree, solved: float = 1.0) -> Record:
-    """A tree as the page reads it. An episode succeeds when its return reaches ``solved``; no verdict, no success."""
-    returns = [total_reward(leaf) for leaf in tree.leaves()]
+class Mark(NamedTuple):
+    """What the list of trees needs to know of a turn."""
+
+    parent: int | None
+    author: str
+    reward: float | None
+    end: str | None
+    outcome: str
+    executed: bool
+    partial: bool
+
+
+def tree_summary(id: str, task: Task, tags: Mapping[str, Any], marks: Sequence[Mark], solved: float = 1.0) -> Record:
+    """A tree in the list. An episode succeeds when its return reaches ``solved``; no verdict, no success."""
+    totals: list[float | None] = []
+    for mark in marks:
+        above = 0.0 if mark.parent is None else totals[mark.parent]
+        totals.append(None if above is None or mark.reward is None else above + mark.reward)
+    returns = [total for total, mark in zip(totals, marks, strict=True) if mark.end is not None and (mark.executed or mark.partial)]
     scored = [value for value in returns if value is not None]
     return {
-        "id": tree.id,
-        "task": tree.task.id,
-        "prompt": tree.task.prompt,
-        "split": tree.task.split,
-        "tags": {str(name): str(value) for name, value in tree.tags.items()},
+        "id": id,
+        "task": task.id,
+        "prompt": task.prompt,
+        "split": task.split,
+        "tags": {str(name): str(value) for name, value in tags.items()},
+        "size": len(marks),
         "episodes": len(returns),
         "scored": len(scored),
         "solved": sum(value >= solved - 1e-9 for value in scored),
-        "reward": float(np.mean(scored)) if scored else None,
-        "turns": [_turn_record(turn) for turn in tree.turns],
+        "reward": sum(scored) / len(scored) if scored else None,
+        "ends": _counted([mark.end for mark in marks if mark.end and mark.executed]),
+        "outcomes": _counted([mark.outcome for mark in marks if mark.author != "env" and mark.executed]),
     }
+
+
+def _counted(names: list[str]) -> dict[str, int]:
+    return {str(name): names.count(name) for name in dict.fromkeys(names)}
+
+
+def tree_record(tree: TurnTree, solved: float = 1.0) -> Record:
+    """A tree as the page reads it: its `tree_summary`, and its turns."""
+    marks = [
+        Mark(t.parent.index if t.parent else None, t.author, t.reward, t.end, t.outcome, t.executed, t.partial) for t in tree.turns
+    ]
+    return {**tree_summary(tree.id, tree.task, tree.tags, marks, solved), "turns": [_turn_record(turn) for turn in tree.turns]}
 
 
 def write_report(
@@ -96,38 +126,35 @@ def write_report(
     summary: Mapping[str, Cell] | None = None,
     tables: Sequence[Table] = (),
     curves: Sequence[Curve] = (),
+    metrics: Sequence[Mapping[str, float]] = (),
     trees: Iterable[TurnTree | Record] = (),
 ) -> Path:
     """Write one self-contained page. ``trees`` may be `TurnTree`s or what `tree_record` made of them earlier.
 
+    A ``summary`` may nest, as ``summary.json`` does. Each of the ``metrics`` has a "step"; all their other names become curves.
     The address fragment ``#tree=ID`` opens that tree. Returns the path; folders above it are made.
     """
     records = [tree_record(tree) if isinstance(tree, TurnTree) else tree for tree in trees]
-    turns = [turn for record in records for turn in record["turns"] if turn["executed"]]
-    counted = {
-        "Episodes, by how they ended": Counter(turn["end"] for turn in turns if turn["end"]),
-        "Turns, by outcome": Counter(turn["outcome"] for turn in turns if turn["author"] != "env"),
-    }
-    data = {
-        "summary": list((summary or {}).items()),
-        "tables": tables,
-        "curves": curves,
-        "counts": {name: counts.most_common() for name, counts in counted.items() if counts},
-        "trees": records,
-    }
+    data = {"summary": list((summary or {}).items()), "tables": tables, "curves": curves, "metrics": metrics, "trees": records}
+    page = render(title, data)
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page, encoding="utf-8", errors="replace", newline="\n")
+    return target
+
+
+def render(title: str, data: Mapping[str, Any], asks: str = "'none'") -> str:
+    """The page with its data; ``asks`` is whom its content security policy lets it ask for more."""
     template = (files(__package__) / "page.html").read_text(encoding="utf-8")
     script = re.search(r"<script>(.*?)</script>", template, re.DOTALL)
     assert script is not None
     parts = {
         "title": html.escape(title),
-        "data": json.dumps(_plain(data), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+        "data": json.dumps(plain(data), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
         "hash": base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode(),
+        "asks": asks,
     }
-    page = re.sub(r"\{\{(title|data|hash)\}\}", lambda match: parts[match[1]], template)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page, encoding="utf-8", errors="replace", newline="\n")
-    return target
+    return re.sub(r"\{\{(title|data|hash|asks)\}\}", lambda match: parts[match[1]], template)
 
 
 def _turn_record(turn: Turn) -> Record:
@@ -150,9 +177,11 @@ def _turn_record(turn: Turn) -> Record:
         "outcome": str(turn.outcome),
         "end": turn.end,
         "executed": turn.executed,
+        "partial": turn.partial,
         "sampled": int(sampled.sum()),
         "tokens": len(turn.ids),
-        "seconds": turn.seconds,
+        "read": turn.tokens_read,
+        "written": turn.tokens_written,
         "error": turn.error,
         "metrics": turn.metrics,
     }
@@ -166,16 +195,16 @@ def _call_text(call: Call) -> str:
     return f"{call.name}({', '.join(arguments)})"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON has no NaN and no infinity: they become null."""
     if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
+        return plain(asdict(value))
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.generic | np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, str | int | bool) or value is None else str(value)
