@@ -18,7 +18,7 @@ demo: setup
 	$(BIN)/python examples/demo.py --seed $(SEED)
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff check agentgym tests benchmarks examples

@@ -18,7 +18,7 @@ from agentgym import AgentGymError, Call, Outcome, Prompt, Task, call, check_env
 from agentgym.envs.bfcl import MOST_STEPS, Functions
 from agentgym.envs.bfcl.apis import APIS, DOCUMENTS
 from agentgym.envs.bfcl.backends import Backends
-from agentgym.envs.bfcl.calls import read_written
+from agentgym.envs.calls import read_written
 from agentgym.policies.scripted import Scripted
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "bfcl-v4"

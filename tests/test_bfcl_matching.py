@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 
 from agentgym import AgentGymError, Call, Task, call, format_action
 from agentgym.envs.bfcl import Functions
-from agentgym.envs.bfcl.calls import read_calls
 from agentgym.envs.bfcl.examples import example
-from agentgym.envs.bfcl.matching import fault, tool_name
-from agentgym.envs.bfcl.offers import schema
+from agentgym.envs.bfcl.matching import fault
 from agentgym.envs.bfcl.tasks import tasks
+from agentgym.envs.calls import read_calls, schema, tool_name
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "bfcl-v4"
 shared = pytest.mark.skipif(not DATA.is_dir(), reason=f"BFCL is not at {DATA}")

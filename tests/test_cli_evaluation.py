@@ -87,6 +87,8 @@ def test_a_served_model_plays_and_costs_what_its_server_counted(folder: Path, se
         (("--price", "cheap"), "write 2.5,10"),
         (("--precision", 0.1, "--shard", "1/2"), "give one of them"),
         (("--k", 0), "--k must be at least 1"),
+        (("--set", "size"), "write --set NAME=VALUE"),
+        (("--set", "size=3"), "unexpected keyword argument 'size'"),
     ],
 )
 def test_what_contradicts_itself_is_refused(folder: Path, options: tuple[object, ...], reason: str):  # noqa: F811

@@ -1,20 +1,22 @@
 """The official test sets: each is found, played by the environment that it names, and reports the metric that it names."""
 
 import asyncio
+import hashlib
 from pathlib import Path
 
 import pytest
 
 from agentgym import AgentGymError, make
 from agentgym.cli.policies import find_policy
-from agentgym.envs.suites import suites
+from agentgym.envs.suites import fingerprint, suites
 from agentgym.evaluation import evaluate
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+PREFIXES = {"bfcl-": "bfcl-v4", "acebench-": "acebench", "api-bank-": "api-bank", "tau2-": "tau2-bench", "intercode-": "intercode"}
 FOLDERS = {
     **dict.fromkeys(("gsm8k", "math500", "aime24", "aime25", "amc23", "olympiadbench", "minerva"), "math"),
     **{name: name for name in ("hotpotqa", "2wikimultihopqa", "musique", "bamboogle", "strategyqa", "alfworld", "humaneval", "mbpp")},
-    **{name: "bfcl-v4" for name in suites() if name.startswith("bfcl-")},
+    **{name: folder for prefix, folder in PREFIXES.items() for name in suites() if name.startswith(prefix)},
     **dict.fromkeys(("tau-bench-retail", "tau-bench-airline"), "tau-bench"),
 }
 
@@ -41,8 +43,7 @@ def test_the_gold_answers_of_a_suite_have_the_full_score(name):
         if "sandbox" in str(error):
             pytest.skip(str(error))
         raise
-    official = {"success": result.success.average, **result.metrics}[suite.metric]
-    assert (official.estimate, result.lost) == (1.0, 0)
+    assert (suite.official(result), result.lost) == (1.0, 0)
 
 
 def test_missing_data_are_named_with_their_source():
@@ -54,3 +55,28 @@ def test_missing_data_are_named_with_their_source():
 
 def test_published_scores_are_shares():
     assert all(0 < score < 1 for suite in suites().values() for score in suite.reference.values())
+
+
+def test_data_are_known_by_their_content(tmp_path):
+    (tmp_path / "a.jsonl").write_text("1\n")
+    (tmp_path / "notes.md").write_text("not data")
+    first = fingerprint(tmp_path)
+    assert fingerprint(tmp_path / "a.jsonl") == hashlib.sha256(b"1\n").hexdigest()[:16]
+    (tmp_path / "notes.md").write_text("still not data")
+    assert fingerprint(tmp_path) == first
+    (tmp_path / "b.jsonl").write_text("1\n")
+    assert fingerprint(tmp_path) != first
+
+
+def test_missing_data_are_named_with_the_versions_that_are_known():
+    suite = suites()["gsm8k"]
+    with pytest.raises(AgentGymError, match=rf"sha256 {next(iter(suite.known))}… is "):
+        suite.data(Path("nowhere"))
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_versions_that_are_known_are_those_at_hand(name):
+    if not (DATA / FOLDERS[name]).is_dir():
+        pytest.skip(f"there is no {FOLDERS[name]} beside the repository")
+    suite = suites()[name]
+    assert fingerprint(suite.data(DATA / FOLDERS[name])) in suite.known

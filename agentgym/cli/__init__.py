@@ -37,6 +37,7 @@ def eval_(
     model: Annotated[Optional[str], typer.Option(help="A server's name for its model.")] = None,  # noqa: UP045
     key: Annotated[Optional[str], typer.Option(help="The environment variable that holds a server's key.")] = None,  # noqa: UP045
     data: Annotated[Optional[Path], typer.Option(help="The suite's folder; a folder or file for environments that take one.")] = None,  # noqa: UP045
+    arguments: Annotated[list[str], typer.Option("--set", help="NAME=VALUE, an argument of the environment.")] = [],  # noqa: B006
     k: Annotated[int, typer.Option(help="Episodes of each task.")] = 1,
     split: Annotated[Optional[str], typer.Option(help="As it stands: the environment's last.")] = None,  # noqa: UP045
     tasks: Annotated[Optional[int], typer.Option(help="The first so many tasks only.")] = None,  # noqa: UP045
@@ -51,9 +52,10 @@ def eval_(
     out: Out = None,
 ) -> None:
     """Play k episodes of every task and print pass@k, avg@k and pass^k. Run again with the same --out to resume."""
-    from agentgym.cli.evaluating import Asked, run
+    from agentgym.cli.evaluating import Asked, arguments_of, run
 
-    asked = Asked(env, policy, model, key, data, k, split, tasks, shard, temperature, tokens, turn_tokens, seed, precision)
+    given = arguments_of(arguments)
+    asked = Asked(env, policy, model, key, data, given, k, split, tasks, shard, temperature, tokens, turn_tokens, seed, precision)
     run(asked, out, skip_bad, price)
 
 

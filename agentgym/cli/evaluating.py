@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ class Asked:
     model: str | None
     key: str | None
     data: Path | None
+    arguments: Mapping[str, Any]
     k: int
     split: str | None
     tasks: int | None
@@ -66,7 +68,7 @@ def run(asked: Asked, out: Path | None, skip_bad: bool, prices: str | None) -> N
 
 
 def _run(asked: Asked, suite: Suite | None, out: Path | None, price: tuple[float, float] | None) -> None:
-    make_env = partial(make, asked.env, **({"data": str(asked.data)} if asked.data else {}))
+    make_env = partial(make, asked.env, **({"data": str(asked.data)} if asked.data else {}), **asked.arguments)
     sample = make_env()
     split = asked.split or sample.splits[-1]
     chosen = list(sample.tasks(split))[: asked.tasks] if split in sample.splits else []
@@ -107,7 +109,9 @@ def _run(asked: Asked, suite: Suite | None, out: Path | None, price: tuple[float
     console.print(table(result, asked.k, price))
     if suite is not None and version is not None:
         known = suite.known.get(version, f"none of the versions that our tests play{f': {suite.versions}' if suite.known else ''}")
-        console.print(f"official metric: {suite.metric}; data: sha256 {version}…, {known}", highlight=False)
+        console.print(f"official figure, {suite.metric}: {suite.official(result):.3f}; data: sha256 {version}…, {known}", highlight=False)
+        if suite.note:
+            console.print(suite.note, highlight=False)
     for error in sorted({episode.error for episode in episodes if episode.error})[:3]:
         console.print(f"[yellow]lost:[/yellow] {error}", highlight=False)
     console.print(f"{write(folder)}")
@@ -126,6 +130,20 @@ def shard_of(tasks: list[Task], shard: str | None) -> list[Task]:
     if not (part := tasks[int(number) - 1 :: int(count)]):
         raise AgentGymError(f"--shard {shard}: there are {len(tasks)} tasks for {count} shards, so this one is empty")
     return part
+
+
+def arguments_of(pairs: Sequence[str]) -> dict[str, Any]:
+    """Arguments of an environment, written NAME=VALUE; a value is JSON or text."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (equals and name.isidentifier()) or name == "data":
+            raise AgentGymError(f"--set {pair}: write --set NAME=VALUE, with an argument of the environment other than data")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
 
 
 def prices_of(text: str | None) -> tuple[float, float] | None:

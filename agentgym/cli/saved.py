@@ -67,7 +67,8 @@ def rescore_run(folder: Path, out: Path | None) -> None:
     recorded = _evaluation(folder)
     config = recorded.config
     trees = recorded.trees()
-    make_env = partial(make, config["env"], **({"data": config["data"]} if config["data"] not in (None, "None") else {}))
+    data = {} if config["data"] == "None" else {"data": config["data"]}
+    make_env = partial(make, config["env"], **data, **config["arguments"])
     store = RunStore.create(out or folder.with_name(f"{folder.name}-rescored"), {**config, "kind": "rescoring", "of": str(folder)})
     with Progress(console=console, transient=True) as bar:
         line = bar.add_task("judging", total=len(trees) * config["k"])

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from agentgym.errors import AgentGymError
+from agentgym.evaluation import Evaluation
 
 _DATA = (".json", ".jsonl", ".toml", ".csv", ".sql", ".gz")
 
@@ -18,8 +19,8 @@ _DATA = (".json", ".jsonl", ".toml", ".csv", ".sql", ".gz")
 class Suite(BaseModel):
     """``tasks``: of the whole official set. ``file``: within the folder of its data; empty where the environment takes the folder.
 
-    ``metric``: the figure of the report that is the official one. ``reference``: published scores, by model. ``known``: the versions of
-    the data that were played in our tests, by their `fingerprint`.
+    ``metric``: the figure of the report that is the official one, or a ratio of two, ``a/b``. ``reference``: published scores, by model.
+    ``known``: the versions of the data that our tests play, by their `fingerprint`. ``note``: what the figures depend on.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -32,6 +33,7 @@ class Suite(BaseModel):
     file: str = ""
     reference: dict[str, float] = {}
     known: dict[str, str] = {}
+    note: str = ""
 
     def data(self, folder: Path | None) -> Path:
         """What the environment takes as ``data``. Raises `AgentGymError` where it is not there, and says where to get it."""
@@ -41,6 +43,12 @@ class Suite(BaseModel):
             what = found or f"its data{f', {self.file},' if self.file else ''}"
             raise AgentGymError(f"{what} is missing{versions}: get it from {self.source}, and give the folder with --data")
         return found
+
+    def official(self, result: Evaluation) -> float:
+        """The official figure of a result."""
+        figures = {"success": result.success.average, **result.metrics}
+        above, _, below = self.metric.partition("/")
+        return figures[above].estimate / (figures[below].estimate if below else 1.0)
 
     @property
     def versions(self) -> str:

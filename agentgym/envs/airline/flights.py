@@ -38,14 +38,17 @@ def direct(flights: FrozenDict, origin: str, destination: str, date: str) -> lis
     return [_on(flight, date) for flight in route if _available(flight, date)]
 
 
-def one_stop(flights: FrozenDict, origin: str, destination: str, date: str) -> list[list[dict[str, Any]]]:
+def one_stop(
+    flights: FrozenDict, origin: str, destination: str, date: str, *, as_on_first_date: bool = True
+) -> list[list[dict[str, Any]]]:
     """Pairs of flights that can be booked and meet.
 
     As in the benchmark: times are compared as texts, a night between the two makes the second date the next number in May, and even then
-    the second flight is shown with the first date's prices and seats. Raises `KeyError` where it does not fly on the first date.
+    the second flight is shown with the first date's prices and seats (in tau2-bench with its own: ``as_on_first_date`` false). Raises
+    `KeyError` where it does not fly on the first date.
     """
     return [
-        [{**_on(first, date), "date": date}, {**_on(second, date), "date": second_date}]
+        [{**_on(first, date), "date": date}, {**_on(second, date if as_on_first_date else second_date), "date": second_date}]
         for first, second in _meeting(flights, origin, destination)
         if _available(first, date) and _available(second, second_date := _second_date(first, date))
     ]

@@ -15,9 +15,10 @@ from agentgym.action import Action, Call, call, format_action
 from agentgym.env import AgentEnv, Reply
 from agentgym.envs.bfcl.backends import Backends
 from agentgym.envs.bfcl.examples import example
-from agentgym.envs.bfcl.matching import fault, tool_name
-from agentgym.envs.bfcl.offers import Offer, announcement, described
+from agentgym.envs.bfcl.matching import fault
+from agentgym.envs.bfcl.offers import announcement, described
 from agentgym.envs.bfcl.tasks import Benchmark, load, tasks
+from agentgym.envs.calls import Offer, tool_name
 from agentgym.outcome import Outcome
 from agentgym.snapshot import Kind, Snapshot, state_digest
 from agentgym.task import Task

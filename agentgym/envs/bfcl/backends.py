@@ -12,7 +12,7 @@ import orjson
 
 from agentgym.action import Call
 from agentgym.envs.bfcl.apis import APIS
-from agentgym.envs.bfcl.calls import Written, read_written
+from agentgym.envs.calls import Written, read_written
 from agentgym.errors import MissingExtra
 from agentgym.tools.tables import FrozenDict, freeze
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentgym.action import Call
-from agentgym.envs.bfcl.matching import MAY_BE_OMITTED, fault, tool_name
-
-Json = Mapping[str, Any]
+from agentgym.envs.bfcl.matching import MAY_BE_OMITTED, fault
+from agentgym.envs.calls import Json, tool_name
 
 
 def example(functions: Sequence[Json], allowed: Sequence[Json]) -> list[Call] | None:

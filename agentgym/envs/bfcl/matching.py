@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from agentgym.action import Call
+from agentgym.envs.calls import Json, bare, tool_name
 
-Json = Mapping[str, Any]
 TYPES: dict[str, type] = {
     "string": str,
     "integer": int,
@@ -19,14 +18,7 @@ TYPES: dict[str, type] = {
     "dict": dict,
     "any": str,
 }
-_IGNORED = re.compile(r"[ ,./\-_*^]")
-_ODD = re.compile(r"[^a-zA-Z0-9_-]")
 MAY_BE_OMITTED = ""  # among the values that are allowed
-
-
-def tool_name(name: str) -> str:
-    """A function's name as tools may be named: dots become underscores."""
-    return _ODD.sub("_", name)
 
 
 def fault(calls: Sequence[Call], functions: Sequence[Json], allowed: Sequence[Json]) -> str:
@@ -84,7 +76,7 @@ def _right(value: Any, schema: Json, allowed: Sequence[Any]) -> bool:
         return any(_right_dicts(value, option) for option in allowed)
     if expected is list:
         return _bare_texts(value) in [_bare_texts(option or []) for option in allowed]
-    return _bare(value) in map(_bare, allowed)
+    return bare(value) in map(bare, allowed)
 
 
 def _type_of(allowed: Sequence[Any]) -> type | None:
@@ -100,7 +92,7 @@ def _holds(values: Sequence[Any], inner: type, option: Any) -> bool:
 def _right_dict(value: Any, option: Any) -> bool:
     if not isinstance(value, dict) or not isinstance(option, dict):
         return False
-    right = all(key in option and _bare(part) in map(_bare, option[key]) for key, part in value.items())
+    right = all(key in option and bare(part) in map(bare, option[key]) for key, part in value.items())
     return right and all(key in value or MAY_BE_OMITTED in options for key, options in option.items())
 
 
@@ -110,10 +102,5 @@ def _right_dicts(values: Sequence[Any], options: Sequence[Any]) -> bool:
     )
 
 
-def _bare(value: Any) -> Any:
-    """A text as it is compared."""
-    return _IGNORED.sub("", value).lower().replace("'", '"') if isinstance(value, str) else value
-
-
 def _bare_texts(values: Any) -> Any:
-    return [_bare(value) for value in values] if isinstance(values, list) else values
+    return [bare(value) for value in values] if isinstance(values, list) else values

@@ -12,9 +12,9 @@ import orjson
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from agentgym.envs.bfcl.apis import APIS, DOCUMENTS
-from agentgym.envs.bfcl.calls import read_written
 from agentgym.envs.bfcl.matching import TYPES
 from agentgym.envs.bfcl.offers import described
+from agentgym.envs.calls import read_written
 from agentgym.envs.rows import read
 from agentgym.errors import AgentGymError
 from agentgym.task import Task

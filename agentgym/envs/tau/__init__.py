@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from agentgym.action import Action, Call, format_action
 from agentgym.env import AgentEnv, Reply
-from agentgym.envs.tau.data import load_domain, record
+from agentgym.envs.tau.data import Domain, load_domain, record
 from agentgym.envs.tau.users import GREETING, STOP, chosen
 from agentgym.envs.user.phone import Device
 from agentgym.envs.user.users import Line, User, UserFailure, UserView
@@ -56,6 +56,7 @@ class TauEnv(AgentEnv):
     folder: ClassVar[str]
     table_names: ClassVar[tuple[str, ...]]
     writes: ClassVar[Mapping[str, Callable[..., FrozenDict]]]
+    stops: ClassVar[tuple[str, ...]] = (STOP,)  # of the user's words, those that end the conversation
     snapshots: Kind = "value"
     max_turns = max_calls = 30
     state: TauState
@@ -70,12 +71,14 @@ class TauEnv(AgentEnv):
         key: str | None = None,
         cache: str | Path | None = None,
     ) -> None:
-        self.user = chosen(user, url, model, key, cache)
-        super().__init__([done] if self.user is None else [])
-        self.blocking = self.user is not None and self.user.blocking
-        self.domain = load_domain(Path(data), self.folder, self.table_names)
-        self.system = self.domain.policy
-        self.splits = tuple(self.domain.tasks)
+        self._open(load_domain(Path(data), self.folder, self.table_names), chosen(user, url, model, key, cache))
+
+    def _open(self, domain: Domain, user: User | None, tools: Sequence[Callable[..., Any]] = ()) -> None:
+        super().__init__([*tools, done] if user is None else tools)
+        self.user, self.domain = user, domain
+        self.blocking = user is not None and user.blocking
+        self.system = domain.policy
+        self.splits = tuple(domain.tasks)
 
     def tasks(self, split: str) -> Sequence[Task]:
         return self.domain.tasks.get(split, ())
@@ -117,7 +120,7 @@ class TauEnv(AgentEnv):
         if self.user is None:
             return Reply("Said.")
         words = self._listen(self.user)
-        return Reply(words, ends=STOP in words)
+        return Reply(words, ends=any(stop in words for stop in self.stops))
 
     @tool(ends=True)
     def transfer_to_human_agents(self, summary: str) -> str:

@@ -1,12 +1,66 @@
-"""Calls written as Python, such as ``f(a=1, b=[g(2)])``: read with a parser, never evaluated."""
+"""Calls that are graded: functions as benchmarks describe them, calls written as Python, and texts as they are compared."""
 
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from agentgym.action import Call
+from agentgym.tool import Tool
+
+Json = Mapping[str, Any]
+TYPES = {
+    "string": "string",
+    "integer": "integer",
+    "float": "number",
+    "number": "number",
+    "boolean": "boolean",
+    "array": "array",
+    "tuple": "array",
+    "dict": "object",
+    "object": "object",
+}
+KEPT = ("description", "enum", "default", "required", "minItems", "maxItems", "minimum", "maximum", "pattern", "format")
+_IGNORED = re.compile(r"[ ,./\-_*^]")
+_ODD = re.compile(r"[^a-zA-Z0-9_-]")
+
+
+class Offer(Tool):
+    """A function with a name, a description and parameters. Its arguments are passed on unchecked: they are graded."""
+
+    def __init__(self, described: Json, run: Callable[[str, dict[str, Any]], Any]) -> None:
+        self.name, self.description, self.parameters = described["name"], described["description"], described["parameters"]
+        self.ends, self.effect = False, "write"
+        self.function = lambda **arguments: run(self.name, arguments)
+
+    def read_arguments(self, arguments: dict[str, Any]) -> dict[str, Any] | str:
+        return arguments
+
+
+def schema(described: Json) -> dict[str, Any]:
+    """A benchmark's description of a value as a JSON schema. ``any``, and what a benchmark misspells, has no type."""
+    kind = described.get("type")
+    found: dict[str, Any] = {"type": TYPES[kind]} if isinstance(kind, str) and kind in TYPES else {}
+    found |= {name: described[name] for name in KEPT if name in described}
+    if "properties" in described:
+        found["properties"] = {name: schema(part) for name, part in described["properties"].items()}
+    if "items" in described:
+        found["items"] = schema(described["items"])
+    return found
+
+
+def tool_name(name: str) -> str:
+    """A function's name as tools may be named: dots become underscores."""
+    return _ODD.sub("_", name)
+
+
+def bare(value: Any) -> Any:
+    """A text as it is compared: without case, spaces and ``,./-_*^``, its quotes alike. Anything else as it is."""
+    return _IGNORED.sub("", value).lower().replace("'", '"') if isinstance(value, str) else value
+
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +81,9 @@ def read_written(text: str) -> Written:
 
 
 def read_calls(text: str) -> list[Call]:
-    """All calls of a text such as ``[f(a=1), g.h(b="x")]``, brackets or not: the form in which BFCL asks models without tools to answer.
+    """All calls of a text such as ``[f(a=1), g.h(b="x")]``, brackets or not, as models without tools are asked to write them.
 
-    A bare name is a text, as in the benchmark. Raises `ValueError` where the text is none, or an argument has no name or is a call.
+    A bare name is a text. Raises `ValueError` where the text is none, or an argument has no name or is a call.
     """
     inside = text.strip().strip("`").strip()
     calls = _read(inside if inside.startswith("[") else f"[{inside}]")
@@ -37,6 +91,14 @@ def read_calls(text: str) -> list[Call]:
     if not named or len(named) < len(calls):
         raise ValueError("write calls as [name(parameter=value), …]")
     return [Call(call.name, call.kwargs) for call in named]
+
+
+def calls_alone(text: str) -> list[Call]:
+    """The calls of a text that holds nothing else, as `read_calls` reads them; none of any other text."""
+    try:
+        return read_calls(text)
+    except ValueError:
+        return []
 
 
 def _read(text: str) -> Any:
