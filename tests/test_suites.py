@@ -18,6 +18,8 @@ FOLDERS = {
     **{name: name for name in ("hotpotqa", "2wikimultihopqa", "musique", "bamboogle", "strategyqa", "alfworld", "humaneval", "mbpp")},
     **{name: folder for prefix, folder in PREFIXES.items() for name in suites() if name.startswith(prefix)},
     **dict.fromkeys(("tau-bench-retail", "tau-bench-airline"), "tau-bench"),
+    **{name: name for name in ("code-contests", "aider-polyglot-python")},
+    "agentbench-db": "agentbench-dbbench",
 }
 
 
@@ -25,7 +27,7 @@ def test_every_suite_is_tested_here():
     assert suites().keys() == FOLDERS.keys()
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", sorted(FOLDERS.keys() - {"code-contests"}))  # whose data hold no solutions: test_code_contests has some
 def test_the_gold_answers_of_a_suite_have_the_full_score(name):
     suite = suites()[name]
     if not (DATA / FOLDERS[name]).is_dir():
@@ -38,16 +40,17 @@ def test_the_gold_answers_of_a_suite_have_the_full_score(name):
         tasks = make_env().tasks(suite.split)
         assert 0 < len(tasks) <= suite.tasks
         actor, _ = find_policy("gold", make_env)
-        result, _ = asyncio.run(evaluate(make_env, actor, tasks[:4]))
+        result, _ = asyncio.run(evaluate(make_env, actor, tasks[:6]))
     except AgentGymError as error:
         if "sandbox" in str(error):
             pytest.skip(str(error))
         raise
-    assert (suite.official(result), result.lost) == (1.0, 0)
+    assert suite.official(result) == 1.0
+    assert result.lost == 0 or name == "tau2-retail"  # of which some tasks need a judge
 
 
 def test_missing_data_are_named_with_their_source():
-    with pytest.raises(AgentGymError, match=r"its data is missing: get it from github openai/human-eval, and give the folder with --data"):
+    with pytest.raises(AgentGymError, match=r"its data, test\.jsonl, is missing \(sha256 .*\): get it from github openai/human-eval, and give"):
         suites()["humaneval"].data(None)
     with pytest.raises(AgentGymError, match=r"nowhere/gsm8k_test\.jsonl is missing"):
         suites()["gsm8k"].data(Path("nowhere"))

@@ -18,7 +18,7 @@ from agentgym.errors import ToolError
 from agentgym.snapshot import Kind, state_digest
 from agentgym.task import Task
 from agentgym.tool import tool
-from agentgym.tools.sandbox import Backend, Execution, Sandbox, open_sandbox
+from agentgym.tools.sandbox import Backend, Execution, Sandbox, SandboxLimits, open_sandbox
 from agentgym.tools.sandbox.client import check_names
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ LARGEST = 2**20  # bytes of all files
 LONGEST_SHOWN = 4000  # characters of what a program printed
 MOST_VERDICTS = 2**14
 _verdicts: dict[tuple[Sandbox, str], Verdict] = {}  # the oldest first
-_sandboxes: dict[Backend | None, Sandbox] = {}
+_sandboxes: dict[tuple[Backend | None, SandboxLimits | None], Sandbox] = {}
 _lock = threading.Lock()  # of both
 
 
@@ -46,9 +46,9 @@ class Code(AgentEnv):
     """Write a Python program with the tools ``write``, ``run``, ``test`` and ``submit``. Reward: 1 if all hidden tests pass.
 
     Without arguments: one to three steps on a number, a text or a list. ``data`` takes JSON-lines files or rows, see
-    `agentgym.envs.code.rows`, among them those of HumanEval and MBPP. ``sandbox``: one of your own, or the name of a backend; None: the
-    safest that this machine has. The working folder is the state, a value; programs leave nothing else behind. Hidden
-    tests and reference solutions never enter a process in which the policy's code runs.
+    `agentgym.envs.code.rows`, among them those of HumanEval, MBPP and CodeContests. ``sandbox``: one of your own, or the name of a backend;
+    None: the safest that this machine has, with room for the largest limits of the tasks. The working folder is the state, a value;
+    programs leave nothing else behind. Hidden tests and reference solutions never enter a process in which the policy's code runs.
     """
 
     system = "Write the program to solution.py with write, try it with test, hand it in with submit."
@@ -61,12 +61,13 @@ class Code(AgentEnv):
         self.max_turns = max_turns
         self._chosen = sandbox
         self._tasks = None if data is None else _rows(data)
+        self._limits = _limits(self._tasks) if self._tasks else None
         self.splits = tuple(SIZES if self._tasks is None else self._tasks)
 
     @property
     def sandbox(self) -> Sandbox:
         chosen = self._chosen
-        return shared_sandbox(chosen) if chosen is None or isinstance(chosen, str) else chosen
+        return shared_sandbox(chosen, self._limits) if chosen is None or isinstance(chosen, str) else chosen
 
     def tasks(self, split: str) -> Sequence[Task]:
         return code_tasks(split) if self._tasks is None else self._tasks.get(split, ())
@@ -166,7 +167,7 @@ class Code(AgentEnv):
             return grade_check(self.sandbox, solution, entry, tests["before"], tests["check"])
         if "calls" in tests:
             return grade_calls(self.sandbox, solution, entry, [Case(*case) for case in tests["calls"]])
-        return grade_prints(self.sandbox, solution, [Case(*case) for case in tests["prints"]])
+        return grade_prints(self.sandbox, solution, [Case(*case) for case in tests["prints"]], tests.get("seconds"))
 
 
 def shown(done: Execution) -> str:
@@ -177,12 +178,21 @@ def shown(done: Execution) -> str:
     return (text[:LONGEST_SHOWN].rstrip("\n") + cut + end).strip("\n") or "It printed nothing."
 
 
-def shared_sandbox(backend: Backend | None = None) -> Sandbox:
-    """One for all environments of this process, however many threads ask at once."""
+def shared_sandbox(backend: Backend | None = None, limits: SandboxLimits | None = None) -> Sandbox:
+    """One for all environments of this process with these limits, however many threads ask at once."""
     with _lock:
-        if backend not in _sandboxes:
-            _sandboxes[backend] = open_sandbox(backend)
-        return _sandboxes[backend]
+        if (backend, limits) not in _sandboxes:
+            _sandboxes[backend, limits] = open_sandbox(backend, limits) if limits else open_sandbox(backend)
+        return _sandboxes[backend, limits]
+
+
+def _limits(tasks: Mapping[str, Sequence[Task]]) -> SandboxLimits | None:
+    """What the largest of the tasks that have limits of their own needs, and a second more; twice that on the clock, for busy machines."""
+    usual = SandboxLimits()
+    answers = [task.answer for split in tasks.values() for task in split if "seconds" in task.answer or "memory" in task.answer]
+    seconds = max([usual.wall, *(1.0 + answer.get("seconds", 0.0) for answer in answers)])
+    memory = max([usual.memory, *(answer.get("memory", 0) for answer in answers)])
+    return replace(usual, wall=2 * seconds, cpu=seconds, memory=memory) if answers else None
 
 
 @cache

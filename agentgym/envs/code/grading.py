@@ -120,12 +120,20 @@ def verdict_of(entry: str, cases: Sequence[Case], found: Sequence[Sequence[Any]]
     return Verdict(problems.count(""), len(cases), next(filter(None, problems), ""))
 
 
-def grade_prints(sandbox: Sandbox, solution: Mapping[str, bytes], cases: Sequence[Case]) -> Verdict:
-    """Run the solution as a program for each case; what it prints is compared word by word."""
+def grade_prints(sandbox: Sandbox, solution: Mapping[str, bytes], cases: Sequence[Case], seconds: float | None = None) -> Verdict:
+    """Run the solution as a program for each case; what it prints is compared word by word.
+
+    ``seconds``: of the processor that it may use for a case, beside the limits of the sandbox. Cases after one that used more, or was
+    stopped, are not tried and count as failed.
+    """
     program, problems = solution.get(SOLUTION, b"").decode("utf-8", "replace"), []
     for case in cases:
         done = sandbox.run(program, files=solution, stdin=case.given)
-        if done.stopped or done.status != 0:
+        if done.stopped or (seconds is not None and done.cpu > seconds):
+            slow = _death(done) if done.stopped else f"it took {done.cpu:.1f} s, and {seconds:g} s are the most"
+            problems.append(f"on the input {_short(case.given)!r}: {slow}")
+            break
+        if done.status != 0:
             problems.append(f"on the input {_short(case.given)!r}: {_death(done)}")
         elif done.stdout.split() != str(case.expected).split():
             problems.append(f"on the input {_short(case.given)!r} it prints {_short(done.stdout)!r}, not {_short(case.expected)!r}")

@@ -1,9 +1,10 @@
-"""Programming tasks from files and datasets: our own form, and those of HumanEval and MBPP."""
+"""Programming tasks from files and datasets: our own form, and those of HumanEval, MBPP and CodeContests."""
 
 from __future__ import annotations
 
 import ast
 import builtins
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +20,8 @@ class Row(BaseModel):
     """A task: what is asked for, and one kind of hidden tests.
 
     ``calls``: pairs of arguments and result of the function ``entry``. ``prints``: pairs of input and output. ``check``: a program of
-    asserts, run after ``before``, that knows the solution as ``entry`` and as ``candidate``. ``examples`` are shown pairs.
+    asserts, run after ``before``, that knows the solution as ``entry`` and as ``candidate``. ``examples`` are shown pairs. ``seconds`` and
+    ``memory`` (MiB) are the limits of each of the ``prints``, where they have their own.
     """
 
     id: str
@@ -29,6 +31,8 @@ class Row(BaseModel):
     prints: list[tuple[str, str]] | None = Field(None, min_length=1)
     check: str | None = None
     before: str = ""
+    seconds: float | None = Field(None, gt=0)
+    memory: int | None = Field(None, gt=0)
     examples: list[tuple[Any, Any]] = []
     solution: str | None = None
     split: str = "train"
@@ -43,7 +47,7 @@ class Row(BaseModel):
         return self
 
     def task(self) -> Task:
-        hidden = {name: getattr(self, name) for name in ("calls", "prints") if getattr(self, name) is not None}
+        hidden = {name: getattr(self, name) for name in ("calls", "prints", "seconds", "memory") if getattr(self, name) is not None}
         if self.check is not None:
             hidden = {"check": self.check, "before": self.before}
         if self.solution is not None:
@@ -66,11 +70,13 @@ def read_rows(rows: Rows) -> dict[str, list[Task]]:
 
 
 def _translated(value: Any) -> Any:
-    """A row of HumanEval or MBPP in our form; any other as it is."""
+    """A row of HumanEval, MBPP or CodeContests in our form; any other as it is."""
     if isinstance(value, Mapping) and "canonical_solution" in value:
         return _humaneval(value)
     if isinstance(value, Mapping) and "test_list" in value:
         return _mbpp(value)
+    if isinstance(value, Mapping) and "problem" in value and "tests" in value:
+        return _contest(value)
     return value
 
 
@@ -97,6 +103,21 @@ def _mbpp(row: Mapping[str, Any]) -> dict[str, Any]:
         "before": f"{solution}\n{row.get('test_setup_code', '')}",  # tests use what it imports and defines
         "check": "\n".join(tests),
         "solution": solution,
+        "split": row.get("split", "test"),
+    }
+
+
+def _contest(row: Mapping[str, Any]) -> dict[str, Any]:
+    problem, tests = str(row["problem"]), row["tests"]
+    time, memory = re.search(r"Time Limit: \{'seconds': (\d+), 'nanos': (\d+)\}", problem), re.search(r"Memory Limit: (\d+) Bytes", problem)
+    if len(tests.get("inputs", ())) != len(tests.get("outputs", ())):
+        raise TypeError("tests: there are not as many outputs as inputs")
+    return {
+        "id": row.get("id"),
+        "prompt": f"Write a program that reads from standard input and prints to standard output.\n{problem.strip()}",
+        "prints": list(zip(tests.get("inputs", ()), tests.get("outputs", ()), strict=True)),
+        "seconds": int(time[1]) + int(time[2]) / 1e9 if time else None,
+        "memory": int(memory[1]) // 2**20 if memory else None,
         "split": row.get("split", "test"),
     }
 

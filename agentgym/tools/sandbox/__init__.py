@@ -42,6 +42,7 @@ class Execution:
     stopped: str  # "" or the limit that ended it: "wall", "cpu", "memory", "processes", "output", "disk"
     files: Mapping[str, bytes]  # the working folder after the call: regular files by relative path, never what a link leads to
     seconds: float  # wall time of the program itself
+    cpu: float = 0.0  # seconds that its processes used, to a hundredth or two
 
 
 class Sandbox(Protocol):
@@ -62,8 +63,11 @@ class Sandbox(Protocol):
     def close(self) -> None: ...
 
 
-def open_sandbox(backend: Backend | None = None, limits: SandboxLimits | None = None) -> Sandbox:
+def open_sandbox(backend: Backend | None = None, limits: SandboxLimits | None = None, *, commands: bool = False) -> Sandbox:
     """A sandbox that works here: ``backend`` if one is named, else bubblewrap, else Docker.
+
+    ``commands``: programs find the commands of this machine as well (``/usr``, read-only), and a root folder of their own,
+    which they may fill. Bubblewrap alone does that.
 
     Raises `AgentGymError` if it cannot be had, and says what to install. ``"subprocess"`` guarantees less (docs/sandbox.md)
     and is never chosen by itself.
@@ -71,6 +75,8 @@ def open_sandbox(backend: Backend | None = None, limits: SandboxLimits | None = 
     from agentgym.tools.sandbox.client import ForkingSandbox
 
     limits = limits or SandboxLimits()
+    if commands:
+        return ForkingSandbox(_commands(backend), limits)
     if backend is not None:
         return ForkingSandbox(_launcher(backend), limits)
     missing = []
@@ -86,6 +92,14 @@ def open_sandbox(backend: Backend | None = None, limits: SandboxLimits | None = 
 
 
 WEAKER = "they can read the files and see the processes that their user can, and only polling holds their memory and disk"
+
+
+def _commands(backend: Backend | None) -> Launcher:
+    from agentgym.tools.sandbox.bubblewrap import Bubblewrap
+
+    if backend not in (None, "bubblewrap"):
+        raise AgentGymError(f"the {backend} sandbox cannot offer this machine's commands: leave the backend out, or name bubblewrap")
+    return Bubblewrap(commands=True)
 
 
 def _launcher(backend: str) -> Launcher:

@@ -23,15 +23,17 @@ _CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_SYS_ADMIN")
 class Bubblewrap:
     name = "bubblewrap"
 
-    def __init__(self) -> None:
+    def __init__(self, commands: bool = False) -> None:
         found = shutil.which("bwrap")
         if found is None:
             raise AgentGymError("bubblewrap is not installed (no 'bwrap' in PATH; apt-get install bubblewrap)")
-        self._program = found
+        self._program, self._commands = found, commands
+        if commands and not all(os.path.islink(f"/{name}") for name in ("bin", "lib", "sbin")):
+            raise AgentGymError("this machine keeps commands outside of /usr, so a sandbox cannot offer them: merge them into /usr")
 
     def launch(self, folder: Path, limits: Mapping[str, Any]) -> Shell:
         root = rootfs.this_machine()
-        plan = {"socket": f"/run/agentgym/{SOCKET}", "isolated": True, "scratch": "", **limits}
+        plan = {"socket": f"/run/agentgym/{SOCKET}", "isolated": True, "scratch": "", "commands": self._commands, **limits}
         options = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--new-session", "--hostname", "sandbox"]
         options += [] if limits["network"] else ["--unshare-net"]
         options += ["--cap-drop", "ALL"]
@@ -53,8 +55,23 @@ class Bubblewrap:
             options += ["--ro-bind-try", os.path.realpath(place), place]
         for name in _DEVICES:
             options += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
+        options += _machine(folder) if self._commands else []
         options += ["--proc", "/proc", "--bind", str(folder), "/run/agentgym", "--remount-ro", "/", "--chdir", "/"]
         return ProcessShell([self._program, *options, "--", *rootfs.command(json.dumps(plan))], rootfs.ENVIRONMENT)
+
+
+def _machine(folder: Path) -> list[str]:
+    """The commands of this machine, and the few files of ``/etc`` that they need, beside what every sandbox has."""
+    options = ["--dir", rootfs.MACHINE, "--dir", f"{rootfs.MACHINE}/etc", "--ro-bind", "/usr", f"{rootfs.MACHINE}/usr"]
+    for place in ("/etc/alternatives", "/etc/ld.so.cache"):
+        options += ["--ro-bind-try", place, rootfs.MACHINE + place]
+    for place, text in rootfs.ROOT_TEXTS.items():
+        path = folder.parent / f"root-{Path(place).name}"
+        path.write_text(text)
+        options += ["--ro-bind", str(path), rootfs.MACHINE + place]
+    for name, target in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
+        options += ["--symlink", f"/proc/self/fd{target}", f"/dev/{name}"]
+    return options
 
 
 def _folders(places: Iterable[str]) -> list[str]:

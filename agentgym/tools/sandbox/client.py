@@ -120,7 +120,7 @@ def _contents(cells: Sequence[Cell]) -> list[bytes]:
 def _execution(answer: frames.Header, blobs: Sequence[bytes]) -> Execution:
     stdout, stderr = (_text(blob, missing) for blob, missing in zip(blobs[:2], answer["missing"], strict=True))
     files = dict(zip(answer["files"], blobs[2:], strict=True))
-    return Execution(stdout, stderr, answer["status"], answer["stopped"], files, answer["seconds"])
+    return Execution(stdout, stderr, answer["status"], answer["stopped"], files, answer["seconds"], answer["cpu"])
 
 
 def _text(data: bytes, missing: int) -> str:

@@ -21,6 +21,13 @@ TEXTS = {
     "/etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
     "/etc/passwd": "root:x:0:0::/work:/bin/sh\n" + "".join(f"user{uid}:x:{uid}:{uid}::/work:/bin/sh\n" for uid in range(1, 64)),
 }
+MACHINE = "/machine"  # where a sandbox that offers commands keeps what its programs find at the root
+ROOT_TEXTS = {  # there every user is called root, whatever its number
+    "/etc/group": "".join(f"root:x:{gid}:\n" for gid in range(64)),
+    "/etc/hosts": TEXTS["/etc/hosts"],
+    "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+    "/etc/passwd": "".join(f"root:x:{uid}:{uid}:root:/root:/bin/bash\n" for uid in range(64)),
+}
 ENVIRONMENT = {
     "HOME": "/work",
     "LANG": "C.UTF-8",

@@ -22,6 +22,7 @@ from .plan import Plan
 MIB = 2**20
 SPARE_TASKS = 16  # beyond the limit of processes, so that exceeding it is seen before the kernel refuses
 _MOST_FILES = 4096
+_OWN = ("/boot", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/sys", "/usr", "/var")  # folders that a program may fill
 
 
 def nurse(session: socket.socket, plan: Plan, uid: int, own_pids: int | None) -> NoReturn:
@@ -115,18 +116,41 @@ def _isolate(plan: Plan, uid: int) -> tuple[str, str, str]:
         os.chmod("/box" + place, mode)
         os.chown("/box" + place, uid, uid)
         system.bind("/box" + place, place)
-    system.unmount("/box")
-    _mount_proc()
+    if plan.commands:
+        _enter_root(uid)
+    else:
+        system.unmount("/box")
+        _mount_proc()
     return "/work", "/tmp", ""
 
 
-def _mount_proc() -> None:
+def _enter_root(uid: int) -> None:
+    """Go on in a root folder that a program may fill, with the machine's commands and all that this one needs mounted into it."""
+    root = "/box/root"
+    mounted = {"/dev": "/dev", "/etc": "/machine/etc", "/python": "/python", "/work": "/work", "/tmp": "/tmp"}
+    mounted |= {f"/usr/{entry.name}": entry.path for entry in os.scandir("/machine/usr") if entry.is_dir(follow_symlinks=False)}
+    for place in ("", *_OWN):
+        os.makedirs(root + place, exist_ok=True)
+        os.chown(root + place, uid, uid)
+    for place, source in mounted.items():
+        os.mkdir(root + place)
+        system.mount(source, root + place, flags=system.BIND | system.RECURSIVE)
+    os.mkdir(root + "/proc")
+    for name in ("bin", "lib", "lib32", "lib64", "libx32", "sbin"):
+        if os.path.isdir(f"{root}/usr/{name}"):
+            os.symlink(f"usr/{name}", f"{root}/{name}")
+    _mount_proc(root + "/proc")
+    os.chroot(root)
+    os.chdir("/")
+
+
+def _mount_proc(place: str = "/proc") -> None:
     """Programs see their own; the session, which is of group 0 here, sees all."""
     flags = system.NO_SUID | system.NO_DEVICES | system.NO_EXEC
     try:
-        system.mount("proc", "/proc", "proc", flags, "subset=pid,hidepid=invisible,gid=0")
+        system.mount("proc", place, "proc", flags, "subset=pid,hidepid=invisible,gid=0")
     except OSError:  # a kernel before 5.8
-        system.mount("proc", "/proc", "proc", flags, "hidepid=2,gid=0")
+        system.mount("proc", place, "proc", flags, "hidepid=2,gid=0")
 
 
 def _make_scratch(plan: Plan, uid: int) -> tuple[str, str, str]:

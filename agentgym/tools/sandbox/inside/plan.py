@@ -19,3 +19,4 @@ class Plan:
     output: int
     disk: int
     network: bool
+    commands: bool = False  # whether programs get a root folder of their own and the machine's commands

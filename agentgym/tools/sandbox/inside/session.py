@@ -94,7 +94,8 @@ class Session:
 
     def _report(self, done: Done) -> tuple[frames.Header, Sequence[bytes]]:
         ran = done.ran
-        about = {"status": ran.status, "stopped": ran.stopped, "seconds": ran.seconds, "missing": ran.missing, "files": list(done.files)}
+        about: frames.Header = {"status": ran.status, "stopped": ran.stopped, "seconds": ran.seconds, "cpu": ran.cpu}
+        about |= {"missing": ran.missing, "files": list(done.files)}
         return about, (*map(bytes, ran.kept), *done.files.values())
 
     def _run_once(self, program: bytes, name: str, files: Files, stdin: bytes) -> Done:

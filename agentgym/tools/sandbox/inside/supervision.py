@@ -27,6 +27,7 @@ class Ran:
     status: int | None = None
     stopped: str = ""
     seconds: float = 0.0
+    cpu: float = 0.0
     alone: bool = False  # whether nothing of it is left
     told: bool = False  # whether anybody has said how it ended
     kept: list[bytearray] = field(default_factory=lambda: [bytearray(), bytearray()])  # of stdout and stderr
@@ -72,7 +73,7 @@ class Supervision:
                 ran.stopped, look = self._exceeded(), now + GLANCE
             for key, _ in [] if ran.stopped else self._selector.select(min(began + self._plan.wall, look) - now):
                 key.data()
-        ran.seconds = time.monotonic() - began
+        ran.seconds, ran.cpu = time.monotonic() - began, self._box.cpu() - self._cpu_before
         return ran
 
     def finish(self) -> Ran:
