@@ -14,6 +14,7 @@ import orjson
 
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>", re.DOTALL)
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+DEEPEST = 64  # levels of arguments within arguments
 EXAMPLE = '<tool_call>{"name": "…", "arguments": {…}}</tool_call>'
 
 
@@ -73,7 +74,19 @@ def _parse_call(body: str) -> Call | str:
     arguments = value.get("arguments", {})
     if not isinstance(arguments, dict):
         return f"The arguments of {value['name']!r} must be a JSON object."
+    if is_deep(arguments):
+        return f"The arguments of {value['name']!r} are nested deeper than {DEEPEST} levels."
     return Call(value["name"], arguments)
+
+
+def is_deep(value: Any) -> bool:
+    """Whether a JSON value is nested so deeply that writing it out again could fail."""
+    level = [value]
+    for _ in range(DEEPEST):
+        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        if not (level := [value for values in inner for value in values]):
+            return False
+    return True
 
 
 def format_action(*calls: Call, thought: str = "", content: str = "") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,6 +40,7 @@ class Episode:
     error: str = ""
     read: int = 0  # tokens, each turn's whole context counted, as servers bill it
     failure: str = ""  # who is to blame, and how it ended: "agent: truncated"; empty for a success
+    cut: int = 0  # actions that were longer than they may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class Evaluation:
     turns: float
     tokens: int
     read: int
+    cut: int
     failures: dict[str, int]
 
     def record(self) -> dict[str, Any]:
@@ -76,7 +79,7 @@ async def evaluate(
     precision: float | None = None,
     done: Callable[[list[Episode]], None] = lambda episodes: None,
 ) -> tuple[Evaluation, list[Episode]]:
-    """Play ``k`` episodes of every task. With a store, tasks that it holds already are not played again.
+    """Play ``k`` episodes of every task. With a store, tasks that it holds already are not played again, but for those without a verdict.
 
     With a ``precision``, tasks come in a random order, and no more are played once the 95% interval of success is no wider than that to
     either side: a fixed-width sequential interval (Chow & Robbins 1965), whose measured coverage is in `docs/statistics.md`.
@@ -86,12 +89,13 @@ async def evaluate(
         raise AgentGymError("there are no tasks to evaluate on")
     if precision is not None:
         tasks = Lineage.of(seed, "order").rng().sample(tasks, len(tasks))
-    best = make_env().reward_range[1]
+    with closing(make_env()) as env:
+        best = env.reward_range[1]
     episodes = [Episode(**record) for record in store.read("episodes")] if store else []
-    played = Counter(episode.task for episode in episodes)
-    missing = [task for task in tasks if played[task.id] < k]
-    if store is not None and any(played[one.task] < k for one in episodes):  # a kill came within a task
-        episodes = [one for one in episodes if played[one.task] >= k]
+    judged = Counter(episode.task for episode in episodes if episode.reward is not None)
+    missing = [task for task in tasks if judged[task.id] < k]
+    if store is not None and any(judged[one.task] < k for one in episodes):  # a kill came within a task, or a fault that is over now
+        episodes = [one for one in episodes if judged[one.task] >= k]
         store.rewrite("episodes", map(asdict, episodes))
     for first in range(0, len(missing), TASKS_AT_ONCE):
         if precision is not None and _precise(episodes, precision):
@@ -143,7 +147,8 @@ def summarise(tree: TurnTree, leaf: Turn, best: float) -> Episode:
         tokens=sum(turn.tokens_written or sum(turn.sampled) or turn.action_tokens for turn in turns),
         read=sum(turn.tokens_read or turn.parent.length for turn in turns if turn.parent is not None),
         failure="" if success else f"{blamed(leaf, success)}: {_manner(leaf)}",
-        metrics=leaf.metrics,
+        cut=sum("cut_off" in turn.metrics for turn in turns),
+        metrics={name: value for name, value in leaf.metrics.items() if name != "cut_off"},
         error=next((turn.error for turn in reversed(path(leaf)) if turn.error), ""),
     )
 
@@ -184,6 +189,7 @@ def summary(episodes: Sequence[Episode], k: int) -> Evaluation:
         turns=sum(one.turns for one in judged) / len(judged),
         tokens=sum(one.tokens for one in episodes),
         read=sum(one.read for one in episodes),
+        cut=sum(one.cut for one in episodes),
         failures=dict(Counter(one.failure for one in episodes if one.failure).most_common()),
     )
 

@@ -228,12 +228,14 @@ class Rollout:
     def _write(self, turn: Turn, generation: Generation) -> None:
         turn.cache = generation.cache
         turn.versions = generation.versions
+        turn.metrics = {"cut_off": 1.0} if generation.finish == "length" else {}
         turn.tokens_read, turn.tokens_written = generation.tokens_read, generation.tokens_written
         if generation.text is not None:
             turn.action = generation.text
             turn.ids = self.chat.write(generation.text) if self.chat else []
             turn.sampled = [False] * len(turn.ids)
-            turn.metrics = {"cut_off": 1.0} if generation.finish == "length" or len(turn.ids) > self.limits.turn_tokens else {}
+            if len(turn.ids) > self.limits.turn_tokens:
+                turn.metrics = {"cut_off": 1.0}
             return
         if self.chat is None:
             raise AgentGymError("a policy that samples tokens needs a chat format: pass chat=")
@@ -247,7 +249,7 @@ class Rollout:
         turn.reward, turn.outcome, turn.replies = float(reward), info["outcome"], info["messages"]
         turn.observation.encode()  # raises on a lone surrogate, which no file or tokenizer can hold
         turn.end = "done" if terminated else "truncated" if truncated else None
-        turn.metrics = info.get("metrics", {})
+        turn.metrics = {**turn.metrics, **info.get("metrics", {})}
         turn.key = env.key()
         if self.expander.forks and turn.end is None:
             turn.snapshot = env.snapshot()

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentgym import Action, Call, call, format_action, parse_action
+from agentgym.action import DEEPEST
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 plain = text.filter(lambda t: "<" not in t).map(str.strip)
@@ -79,3 +80,13 @@ def test_words_around_the_calls_are_the_content() -> None:
 def test_a_call_in_a_thought_is_not_made() -> None:
     action = parse_action(f"<think>perhaps {call('a')}</think>no")
     assert (action.calls, action.content) == ((), "no")
+
+
+def test_arguments_nested_deeper_than_can_be_written_again_are_a_problem():
+    def nested(levels):
+        return f'<tool_call>{{"name": "f", "arguments": {{"x": {"[" * levels + "]" * levels}}}}}</tool_call>'
+
+    assert parse_action(nested(DEEPEST - 1)).problem is None
+    for levels in (DEEPEST, 300, 1000):
+        assert parse_action(nested(levels)).problem == f"The arguments of 'f' are nested deeper than {DEEPEST} levels."
+    format_action(*parse_action(nested(DEEPEST - 1)).calls)

@@ -32,6 +32,9 @@ def test_shards_merge_into_what_one_machine_would_have_played(folder: Path):  # 
     assert done.returncode == 0, done.stderr
     assert sorted(map(str, episodes(folder, "all"))) == sorted(map(str, episodes(folder, "whole")))
     assert (folder / "all" / "summary.json").read_text() == (folder / "whole" / "summary.json").read_text()
+    log = folder / "part2" / "episodes.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:1]))
+    assert "has 1 of 3 episodes: run it again" in fails(agentgym("merge", "fewer", "part2", "part1", folder=folder))
     evaluated(folder, "--shard", "2/2", "--seed", 5, out="other")
     assert "other seed" in fails(agentgym("merge", "more", "part1", "other", folder=folder))
     assert "write 2/5" in fails(agentgym("eval", "orders:Orders", "--shard", "0/2", folder=folder))
@@ -43,7 +46,8 @@ def test_a_saved_run_is_judged_anew_after_its_environment_was_mended(folder: Pat
     (folder / "orders.py").write_text(source.replace("return float(", "return 0.5 * float("))
     done = agentgym("rescore", "run", folder=folder)
     assert done.returncode == 0, done.stderr
-    assert "6 of 6 rewards changed; 0 episodes observed other things" in done.stdout
+    assert "6 of 6 rewards changed" in done.stdout
+    assert "0 episodes observed other things" in done.stdout
     assert {one["reward"] for one in episodes(folder, "run-rescored")} == {0.5}
     assert {one["reward"] for one in episodes(folder, "run")} == {1.0}
     assert "holds a rescoring" in fails(agentgym("rescore", "run-rescored", folder=folder))
@@ -62,6 +66,8 @@ def test_bad_rows_are_left_out_only_where_that_is_asked_for(tmp_path: Path):
     done = agentgym(*command, "--skip-bad", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "bad rows left out: 2" in done.stdout
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["bad_rows"] == 2
+    assert agentgym("rescore", "run", folder=tmp_path).returncode == 0
     assert "line 3: not JSON" in done.stdout.replace("\n", "")
     assert [one["task"] for one in episodes(tmp_path, "run")] == ["q"]
 
@@ -93,3 +99,18 @@ def test_a_served_model_plays_and_costs_what_its_server_counted(folder: Path, se
 )
 def test_what_contradicts_itself_is_refused(folder: Path, options: tuple[object, ...], reason: str):  # noqa: F811
     assert reason in fails(agentgym("eval", "orders:Orders", *options, folder=folder))
+
+
+def test_what_others_wrote_reaches_the_terminal_without_markup_or_control_sequences(folder: Path):  # noqa: F811
+    source = (folder / "orders.py").read_text()
+    broken = "    def score(self):\n        raise RuntimeError('[/done] \\x1b[2J')"
+    (folder / "orders.py").write_text(source.replace("    def score(self):", broken, 1))
+    assert "[/done] \\x1b[2J" in fails(agentgym("eval", "orders:Orders", "--policy", "gold", folder=folder))
+    assert "[/y]" in fails(agentgym("eval", "x[/y]", folder=folder))
+
+
+def test_evaluations_of_other_tasks_are_not_paired(folder: Path):  # noqa: F811
+    evaluated(folder)
+    done = agentgym("eval", "orders:Orders", "--policy", "gold", "--split", "test", "--out", "test", folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert "played other tasks (other split)" in fails(agentgym("compare", "run", "test", folder=folder))

@@ -57,10 +57,11 @@ class Server:
                 if isinstance(answer, float):
                     server.closing.wait(answer)
                     answer = said("late")
-                status, headers = answer if isinstance(answer, tuple) else (200, {})
+                status, headers, *told = answer if isinstance(answer, tuple) else (200, {}, answer)
                 with server.lock:
                     server.busy -= 1
-                body = (answer if isinstance(answer, str) else json.dumps(answer) if status == 200 else "no such model").encode()
+                answer = told[0] if told else "no such model"
+                body = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
                 self.send_response(status)
                 for name, value in {**headers, "Content-Length": str(len(body))}.items():
                     self.send_header(name, value)
@@ -172,7 +173,7 @@ def test_a_thought_that_was_cut_off_stays_open(serve):
 
 @pytest.mark.parametrize(
     "fault",
-    [(429, {}), (503, {}), (500, {}), said(""), said(None), said(" ", reasoning_content="hm"), {"choices": []}, {"error": "x"}, "<html>"],
+    [(429, {}), (503, {}), (500, {}), {"choices": []}, {"error": "x"}, "<html>"],
 )
 def test_what_may_pass_is_tried_again(serve, fault):
     server = serve(fault, fault, said("At last."))
@@ -182,6 +183,33 @@ def test_what_may_pass_is_tried_again(serve, fault):
     with pytest.raises(InfrastructureError, match=r"/v1/chat/completions, model m: .*, after 2 tries"):
         ask(server, retries=1)
     assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("silence", [said(""), said(None), said(None, finish="content_filter"), said(" ", reasoning_content="hm")])
+def test_a_model_that_says_nothing_is_asked_again_and_then_has_said_nothing(serve, silence):
+    assert ask(serve(silence, said("At last."))).text == "At last."
+    server = serve(silence)
+    action = parse_action(ask(server, retries=1).text)
+    assert (action.content, action.calls, action.problem) == ("", (), None)
+    assert len(server.requests) == 2
+
+
+def test_a_context_that_the_policy_has_filled_is_its_own_doing(serve):
+    full = "This model's maximum context length is 4096 tokens. However, your messages have 5000."
+    server = serve((400, {}, {"error": {"message": full}}))
+    found = ask(server)
+    assert (found.text, found.finish, len(server.requests)) == ("", "length", 1)
+
+
+def test_arguments_nested_too_deeply_are_the_models_mistake(serve):
+    text = ask(serve(called('{"a":' * 300 + "1" + "}" * 300))).text
+    assert "must be a JSON object" in parse_action(text).problem
+
+
+def test_words_in_parts_and_counts_that_are_missing_are_read(serve):
+    parts = [{"type": "text", "text": "Good "}, {"type": "text", "text": "day."}]
+    found = ask(serve({**said(parts), "usage": {"prompt_tokens": None}}))
+    assert (found.text, found.tokens_read, found.tokens_written) == ("Good day.", 0, 0)
 
 
 @pytest.mark.parametrize("status", [400, 401, 404])
@@ -283,7 +311,7 @@ def test_many_requests_share_few_connections(serve):
 
 
 def tools_of(server):
-    return asyncio.run(Endpoint(server.url, "m").refuse_without_tools())
+    return asyncio.run(Endpoint(server.url, "m", backoff=0.0).refuse_without_tools())
 
 
 def test_a_model_that_calls_no_tools_is_refused_before_the_first_task(serve):
@@ -293,8 +321,8 @@ def test_a_model_that_calls_no_tools_is_refused_before_the_first_task(serve):
     tools_of(serve(said(call("ready"))))  # a model that writes its calls as text
     for answer, reason in (
         (said("I cannot."), r"it said 'I cannot\.'\. Serve it with tool calling"),
-        ((400, {}), "status 400, no such model.*serve the model with tool calling"),
-        ((503, {}), r"status 503\. Nothing was played"),
+        ((400, {}), "asked to call a tool before the first task: .*status 400, no such model"),
+        ((503, {}), "asked to call a tool before the first task: .*status 503, after 5 tries"),
     ):
         with pytest.raises(AgentGymError, match=reason):
             tools_of(serve(answer))

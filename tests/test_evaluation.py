@@ -116,7 +116,7 @@ def test_an_evaluation_that_was_stopped_goes_on_and_plays_nothing_twice(tmp_path
     assert (resumed, again) == (whole, episodes)
     BEGUN.clear()
     assert play(tasks, k=3, store=RunStore.open(folder))[0] == whole
-    assert BEGUN == []
+    assert BEGUN == ["dead"]  # what has no verdict is tried again: the fault may be over
 
 
 def test_a_task_that_was_cut_off_is_played_again_as_a_whole_and_gives_the_same(tmp_path):
@@ -151,7 +151,8 @@ def test_it_stops_once_it_is_precise_and_the_tasks_played_are_a_random_part():
     assert exact.tasks == 300
     coarse, episodes = play(many, k=1, precision=0.1)
     assert 64 <= coarse.tasks < 300
-    assert max(coarse.success.average.high - coarse.success.average.estimate, coarse.success.average.estimate - coarse.success.average.low) <= 0.1
+    found = coarse.success.average
+    assert max(found.high - found.estimate, found.estimate - found.low) <= 0.1
     assert len({int(one.task[1:]) // 50 for one in episodes}) == 6  # all kinds, though equal ones stand together
     assert play(many, k=1, precision=1e-6)[0].success == exact.success
 

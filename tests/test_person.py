@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from agentgym import AgentEnv, Lineage, Rollout, Start, Task, call, tool
+from agentgym.action import Call, format_action
 from agentgym.policies.person import Person, written
 from agentgym.turn import total_reward
 
@@ -86,6 +87,7 @@ def test_a_refusal_is_read_and_the_episode_goes_on():
         ('note text="two words"', call("note", text="two words")),
         ("note it's", call("note", text="it's")),
         ("finish", call("finish")),
+        ("note thought=deep", format_action(Call("note", {"text": "thought=deep"}))),
         ("I am done", "I am done"),
         (call("add", number=1), call("add", number=1)),
     ],

@@ -50,7 +50,7 @@ def test_the_gold_answers_of_a_suite_have_the_full_score(name):
 
 
 def test_missing_data_are_named_with_their_source():
-    with pytest.raises(AgentGymError, match=r"its data, test\.jsonl, is missing \(sha256 .*\): get it from github openai/human-eval, and give"):
+    with pytest.raises(AgentGymError, match=r"test\.jsonl, is missing \(sha256 .*\): get it from github openai/human-eval, and give"):
         suites()["humaneval"].data(None)
     with pytest.raises(AgentGymError, match=r"nowhere/gsm8k_test\.jsonl is missing"):
         suites()["gsm8k"].data(Path("nowhere"))
@@ -62,12 +62,15 @@ def test_published_scores_are_shares():
 
 def test_data_are_known_by_their_content(tmp_path):
     (tmp_path / "a.jsonl").write_text("1\n")
-    (tmp_path / "notes.md").write_text("not data")
+    (tmp_path / "README.md").write_text("not data")
     first = fingerprint(tmp_path)
     assert fingerprint(tmp_path / "a.jsonl") == hashlib.sha256(b"1\n").hexdigest()[:16]
-    (tmp_path / "notes.md").write_text("still not data")
+    (tmp_path / "README.md").write_text("still not data")
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    for name in ("run.json", "turns.jsonl"):
+        (tmp_path / "runs" / "one" / name).write_text("{}")
     assert fingerprint(tmp_path) == first
-    (tmp_path / "b.jsonl").write_text("1\n")
+    (tmp_path / "policy.md").write_text("Never book a flight.")
     assert fingerprint(tmp_path) != first
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,13 +14,13 @@ from typing import Any
 from rich.progress import Progress
 from rich.table import Table
 
-from agentgym.cli import console
-from agentgym.cli.policies import find_policy, refuse_without_tools
+from agentgym.cli import console, quoted
+from agentgym.cli.policies import find_policy, is_address, refuse_without_tools
 from agentgym.cli.reporting import write
 from agentgym.envs.rows import skipping_bad
 from agentgym.envs.suites import Suite, fingerprint, suites
 from agentgym.errors import AgentGymError
-from agentgym.evaluation import Episode, Evaluation, evaluate
+from agentgym.evaluation import Episode, Evaluation, evaluate, summary
 from agentgym.registry import make
 from agentgym.rollout import Limits
 from agentgym.statistics import Interval
@@ -43,53 +44,64 @@ class Asked:
     shard: str | None
     temperature: float
     tokens: int
-    turn_tokens: int
+    turn_tokens: int | None
     seed: int
     precision: float | None
+    skip_bad: bool
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept, if nothing else is said: named by what was typed."""
+        names = (self.env, self.split, self.policy, self.model)
+        return Path("runs") / "-".join(["eval", *(name.strip("/").translate(_PLAIN) for name in names if name)])
 
 
-def run(asked: Asked, out: Path | None, skip_bad: bool, prices: str | None) -> None:
+_PLAIN = str.maketrans("/:", "--")
+
+
+def run(asked: Asked, out: Path | None, prices: str | None) -> None:
     if asked.k < 1:
         raise AgentGymError(f"--k must be at least 1, not {asked.k}")
     if asked.precision is not None and asked.shard is not None:
         raise AgentGymError("--precision looks at all results as they come, and --shard sees a part: give one of them")
     price = prices_of(prices)
+    folder = out or asked.folder
     suite = suites().get(asked.env)
+    named = {"suite": asked.env if suite else None}
     if suite is not None:
         asked = replace(asked, env=suite.env, data=suite.data(asked.data), split=asked.split or suite.split)
-    if not skip_bad:
-        _run(asked, suite, out, price)
-        return
-    with skipping_bad() as skipped:
-        _run(asked, suite, out, price)
+    if asked.turn_tokens is None:
+        asked = replace(asked, turn_tokens=4096 if is_address(asked.policy) else Limits().turn_tokens)
+    rows: AbstractContextManager[Mapping[str, None]] = skipping_bad() if asked.skip_bad else nullcontext({})
+    with rows as skipped:
+        _run(asked, named, folder, price, skipped)
     for reason in list(skipped)[:3]:
-        console.print(f"[yellow]left out:[/yellow] {reason}", highlight=False)
-    console.print(f"bad rows left out: {len(skipped)}")
+        console.print(f"[yellow]left out:[/yellow] {quoted(reason)}", highlight=False)
 
 
-def _run(asked: Asked, suite: Suite | None, out: Path | None, price: tuple[float, float] | None) -> None:
+def _run(asked: Asked, named: dict[str, Any], folder: Path, price: tuple[float, float] | None, skipped: Mapping[str, None]) -> None:
     make_env = partial(make, asked.env, **({"data": str(asked.data)} if asked.data else {}), **asked.arguments)
-    sample = make_env()
-    split = asked.split or sample.splits[-1]
-    chosen = list(sample.tasks(split))[: asked.tasks] if split in sample.splits else []
-    if not chosen:
-        raise AgentGymError(f"{asked.env} has no tasks in split {split!r}; splits: {', '.join(sample.splits)}")
-    chosen = shard_of(chosen, asked.shard)
+    with closing(make_env()) as sample:
+        split = asked.split or sample.splits[-1]
+        chosen = list(sample.tasks(split))[: asked.tasks] if split in sample.splits else []
+        if not chosen:
+            raise AgentGymError(f"{asked.env} has no tasks in split {split!r}; splits: {', '.join(sample.splits)}")
+        chosen = shard_of(chosen, asked.shard)
+        actor, chat = find_policy(asked.policy, make_env, asked.model, asked.key)
+        if asked.policy != "gold":
+            refuse_without_tools(actor, chat, sample.reset(options={"task": chosen[0]})[1]["tools"])
+        best = sample.reward_range[1]
     version = fingerprint(asked.data) if asked.data else None
-    config = {**asdict(asked), "data": str(asked.data), "split": split, "data_sha256": version}
-    names = (asked.env, asked.policy, asked.model or "")
-    folder = out or Path("runs") / "-".join(["eval", *(name.strip("/").translate(_PLAIN) for name in names if name)])
-    actor, chat = find_policy(asked.policy, make_env, asked.model, asked.key)
-    if asked.policy != "gold":
-        refuse_without_tools(actor, chat, sample.reset(options={"task": chosen[0]})[1]["tools"])
-    store = _open_or_create(folder, {"kind": "evaluation", **config})
+    given = {**asdict(asked), "data": str(asked.data) if asked.data else None, "split": split}
+    found = {"data_sha256": version, "bad_rows": len(skipped), "episodes": len(chosen) * asked.k, "best": best}
+    store = _open_or_create(folder, {"kind": "evaluation", **named, **given, **found})
     with Progress(console=console, transient=True) as bar:
         line = bar.add_task("playing", total=len(chosen) * asked.k)
 
         def done(episodes: list[Episode]) -> None:
             bar.advance(line, len(episodes))
 
-        result, episodes = asyncio.run(
+        _, episodes = asyncio.run(
             evaluate(
                 make_env,
                 actor,
@@ -98,26 +110,44 @@ def _run(asked: Asked, suite: Suite | None, out: Path | None, price: tuple[float
                 k=asked.k,
                 temperature=asked.temperature,
                 seed=asked.seed,
-                limits=Limits(tokens=asked.tokens, turn_tokens=asked.turn_tokens),
+                limits=Limits(tokens=asked.tokens, turn_tokens=asked.turn_tokens or Limits().turn_tokens),
                 store=store,
                 precision=asked.precision,
                 done=done,
             )
         )
-    store.write("summary.json", result.record())
+    finish(store, episodes, price)
+
+
+def finish(store: RunStore, episodes: Sequence[Episode], price: tuple[float, float] | None = None) -> None:
+    """Write the summary and the page of a run, and print them."""
+    config = store.config
+    result = summary(episodes, config["k"])
+    suite = suites().get(config["suite"] or "")
+    official = official_figure(suite, config, result) if suite is not None else {}
+    store.write("summary.json", {**result.record(), **official, "bad_rows": config["bad_rows"]})
     store.close()
-    console.print(table(result, asked.k, price))
-    if suite is not None and version is not None:
+    console.print(table(result, config["k"], price))
+    if suite is not None:
+        version = config["data_sha256"]
         known = suite.known.get(version, f"none of the versions that our tests play{f': {suite.versions}' if suite.known else ''}")
-        console.print(f"official figure, {suite.metric}: {suite.official(result):.3f}; data: sha256 {version}…, {known}", highlight=False)
-        if suite.note:
-            console.print(suite.note, highlight=False)
+        console.print(f"official figure, {suite.metric}: {_shown(official)}; data: sha256 {version}…, {known}", highlight=False)
+        console.print(quoted(suite.note), highlight=False)
+    if config["bad_rows"]:
+        console.print(f"bad rows left out: {config['bad_rows']}")
     for error in sorted({episode.error for episode in episodes if episode.error})[:3]:
-        console.print(f"[yellow]lost:[/yellow] {error}", highlight=False)
-    console.print(f"{write(folder)}")
+        console.print(f"[yellow]lost:[/yellow] {quoted(error)}", highlight=False)
+    console.print(f"{write(store.folder)}", markup=False)
 
 
-_PLAIN = str.maketrans("/:", "--")
+def official_figure(suite: Suite, config: Mapping[str, Any], result: Evaluation) -> dict[str, Any]:
+    """For the summary: only of the suite's own split, whole."""
+    whole = config["split"] == suite.split and config["tasks"] is None and config["shard"] is None and config["precision"] is None
+    return {"official": {"metric": suite.metric, "value": suite.official(result)}} if whole else {}
+
+
+def _shown(official: Mapping[str, Any]) -> str:
+    return f"{official['official']['value']:.3f}" if official else "none, for this is a part of the suite"
 
 
 def shard_of(tasks: list[Task], shard: str | None) -> list[Task]:
@@ -183,6 +213,8 @@ def table(result: Evaluation, k: int, price: tuple[float, float] | None = None) 
     shown.add_row("tokens read", f"{result.read:,}")
     if price is not None:
         shown.add_row("cost", f"${(result.read * price[0] + result.tokens * price[1]) / 1e6:,.2f}")
+    if result.cut:
+        shown.add_row("actions cut off at --turn-tokens", str(result.cut))
     shown.add_row("ends", _counts(result.ends))
     shown.add_row("outcomes of turns", _counts(result.outcomes))
     for failure, count in result.failures.items():

@@ -7,7 +7,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from agentgym.cli import console
+from agentgym.cli import console, visible
 from agentgym.envs.suites import suites
 from agentgym.errors import AgentGymError
 from agentgym.policies.person import Person
@@ -30,7 +30,7 @@ def run(env: str, task: str | None, split: str | None, data: Path | None, seed: 
     if (chosen := task or (lineage / "task").rng().choice(sorted(tasks))) not in tasks:
         raise AgentGymError(f"{env} has no task {task!r} in split {split!r}")
     store = RunStore.create(out or Path("runs") / f"play-{time.strftime('%Y%m%d-%H%M%S')}", {"kind": "play", "env": env, "seed": seed})
-    person = Person(show=lambda text: console.print(text, markup=False, highlight=False))
+    person = Person(show=lambda text: console.print(visible(text), markup=False, highlight=False))
     asyncio.run(Rollout(make_env, person, {"policy": person}, None, lineage, committed=store.turn).run([Start(tasks[chosen])]))
     store.close()
     console.print(f"kept in {store.folder}")

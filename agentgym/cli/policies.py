@@ -25,7 +25,7 @@ def find_policy(
 
     ``model`` and ``key`` are for a server: the model's name there, and the environment variable that holds the key.
     """
-    if name.startswith(("http://", "https://")):
+    if is_address(name):
         return _served(name, model, key), None
     if model is not None or key is not None:
         raise AgentGymError(f"--model and --key belong to a policy on a server, and {name!r} is no address")
@@ -42,6 +42,10 @@ def find_policy(
     if Path(name).is_dir() or name.count("/") == 1:
         return _hub(name)
     raise AgentGymError(unknown("policy", name, [*NAMES, "a folder", "owner/model"]))
+
+
+def is_address(policy: str) -> bool:
+    return policy.startswith(("http://", "https://"))
 
 
 def refuse_without_tools(actor: Actor, chat: Chat | None, tools: list[dict[str, Any]]) -> None:
@@ -90,6 +94,9 @@ def _gold(env: AgentEnv) -> Actor:
         actions: Any = env.gold(prompt.tree.task)
         if actions is None:
             raise AgentGymError(f"{type(env).__name__} knows no gold actions for task {prompt.tree.task.id}")
-        return str(actions[sum(turn.author != "env" for turn in path(prompt.turn))])
+        played = sum(turn.author != "env" for turn in path(prompt.turn))
+        if played >= len(actions):
+            raise AgentGymError(f"task {prompt.tree.task.id} goes on after its {len(actions)} gold actions")
+        return str(actions[played])
 
     return Scripted(act)

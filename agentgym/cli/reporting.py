@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from agentgym.report import write_report
+from agentgym.report import tree_record, write_report
 from agentgym.report.viewing import about_run
 from agentgym.store import RunStore
 
@@ -19,6 +19,6 @@ def write(folder: Path, **more: Any) -> Path:
         "title": str(folder),
         "summary": dict(about_run(folder)["summary"]),
         "metrics": [] if "curves" in more else list(store.read("metrics")),
-        "trees": store.trees()[-MOST_TREES:],
+        "trees": [tree_record(tree, store.config.get("best", 1.0)) for tree in store.trees()[-MOST_TREES:]],
     }
     return write_report(folder / "report.html", **{**shown, **more})

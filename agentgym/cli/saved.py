@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 from rich.progress import Progress
 from rich.table import Table
 
-from agentgym.cli import console
-from agentgym.cli.evaluating import as_text, differing, table
-from agentgym.cli.reporting import write
+from agentgym.cli import console, quoted
+from agentgym.cli.evaluating import as_text, differing, finish
+from agentgym.cli.policies import is_address
+from agentgym.envs.rows import skipping_bad
 from agentgym.errors import AgentGymError
-from agentgym.evaluation import Episode, by_task, summary
+from agentgym.evaluation import Episode, by_task
+from agentgym.policies.recorded import Rescored, rescore
 from agentgym.registry import make
-from agentgym.rescoring import Rescored, rescore
 from agentgym.statistics import compare
 from agentgym.store import RunStore
 
 
 def compare_runs(run_a: Path, run_b: Path) -> None:
+    configs = [RunStore.open(folder).config for folder in (run_a, run_b)]
+    if different := [name for name in ("env", "split") if configs[0].get(name) != configs[1].get(name)]:
+        raise AgentGymError(f"{run_a} and {run_b} played other tasks (other {', '.join(different)}): they cannot be paired")
     a, b = (_rewards(folder) for folder in (run_a, run_b))
     result = compare(a, b)
     shown = Table(title=f"paired by task, {result.paired.difference.n} tasks in both")
@@ -38,19 +43,23 @@ def compare_runs(run_a: Path, run_b: Path) -> None:
 
 
 def merge(out: Path, folders: Sequence[Path]) -> None:
-    """One run of the shards of an evaluation, all of which must be there and be otherwise alike."""
+    """One run of the shards of an evaluation, all of which must be there, whole, and otherwise alike."""
     shards = {folder: _evaluation(folder) for folder in folders}
     first = shards[folders[0]]
+    where = ("policy",) if all(is_address(store.config["policy"]) for store in shards.values()) else ()
     for folder, store in shards.items():
-        if different := differing(store.config, first.config, but=("shard", "data", "policy")):
+        if different := differing(store.config, first.config, but=("shard", "data", "episodes", *where)):
             raise AgentGymError(f"{folder} and {folders[0]} are no shards of one evaluation (other {', '.join(different)})")
-    _check_complete([str(store.config.get("shard")) for store in shards.values()])
-    merged = RunStore.create(out, {**first.config, "shard": None})
+        if (played := sum(1 for _ in store.read("episodes"))) < store.config["episodes"]:
+            raise AgentGymError(f"{folder} has {played} of {store.config['episodes']} episodes: run it again, then merge")
+    _check_complete([str(store.config["shard"]) for store in shards.values()])
+    episodes = sum(store.config["episodes"] for store in shards.values())
+    merged = RunStore.create(out, {**first.config, "shard": None, "episodes": episodes})
     for log in ("turns", "episodes"):
         for store in shards.values():
             for record in store.read(log):
                 merged.append(log, record)
-    _finish(merged, [Episode(**record) for record in merged.read("episodes")], first.config["k"])
+    finish(merged, [Episode(**record) for record in merged.read("episodes")])
 
 
 def _check_complete(shards: Sequence[str]) -> None:
@@ -67,29 +76,24 @@ def rescore_run(folder: Path, out: Path | None) -> None:
     recorded = _evaluation(folder)
     config = recorded.config
     trees = recorded.trees()
-    data = {} if config["data"] == "None" else {"data": config["data"]}
+    data = {"data": config["data"]} if config["data"] else {}
     make_env = partial(make, config["env"], **data, **config["arguments"])
     store = RunStore.create(out or folder.with_name(f"{folder.name}-rescored"), {**config, "kind": "rescoring", "of": str(folder)})
-    with Progress(console=console, transient=True) as bar:
+    with Progress(console=console, transient=True) as bar, skipping_bad() if config["skip_bad"] else nullcontext():
         line = bar.add_task("judging", total=len(trees) * config["k"])
 
         def done(found: list[Rescored]) -> None:
             bar.advance(line, len(found))
 
         found = asyncio.run(rescore(make_env, trees, k=config["k"], seed=config["seed"], store=store, done=done))
-    _finish(store, [one.after for one in found], config["k"])
+    finish(store, [one.after for one in found])
     for one in [one for one in found if one.changed][:5]:
-        console.print(f"{one.after.task}: reward {one.before.reward} is now {one.after.reward}", highlight=False)
-    changed, strayed = sum(one.changed for one in found), sum(one.strayed for one in found)
-    console.print(f"{changed} of {len(found)} rewards changed; {strayed} episodes observed other things than recorded")
-
-
-def _finish(store: RunStore, episodes: list[Episode], k: int) -> None:
-    result = summary(episodes, k)
-    store.write("summary.json", result.record())
-    store.close()
-    console.print(table(result, k))
-    console.print(f"{write(store.folder)}")
+        console.print(f"{quoted(one.after.task)}: reward {one.before.reward} is now {one.after.reward}", highlight=False)
+    gained = sum(one.before.reward is None and one.after.reward is not None for one in found)
+    lost = sum(one.before.reward is not None and one.after.reward is None for one in found)
+    console.print(f"{sum(one.changed for one in found)} of {len(found)} rewards changed")
+    console.print(f"{gained} episodes have a verdict that had none, {lost} have none now that had one")
+    console.print(f"{sum(one.strayed for one in found)} episodes observed other things than recorded")
 
 
 def _evaluation(folder: Path) -> RunStore:

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from agentgym.errors import AgentGymError
 from agentgym.evaluation import Evaluation
 
-_DATA = (".json", ".jsonl", ".toml", ".csv", ".sql", ".gz")
+_DATA = {".json", ".jsonl", ".toml", ".csv", ".sql", ".gz", ".md", ".pddl", ".txt"}
+_ABOUT = {"README.md", "tools.md", "apis.md"}
 
 
 class Suite(BaseModel):
@@ -63,10 +64,12 @@ def suites() -> Mapping[str, Suite]:
 
 
 def fingerprint(data: Path) -> str:
-    """The first 16 hexadecimal digits of a file's SHA-256; of a folder: of its files' names and hashes, in order."""
+    """The first 16 hexadecimal digits of a file's SHA-256; of a folder: of its data's names and hashes, without runs that lie there."""
     if data.is_dir():
-        files = sorted(path for path in data.rglob("*") if path.suffix in _DATA and path.is_file())
-        text = "".join(f"{path.relative_to(data).as_posix()} {_sha256(path)}\n" for path in files)
+        runs = {path.parent for path in data.rglob("run.json")}
+        files = sorted(path for path in data.rglob("*") if path.suffix in _DATA and path.name not in _ABOUT and path.is_file())
+        read = [path for path in files if not runs & {*path.parents}]
+        text = "".join(f"{path.relative_to(data).as_posix()} {_sha256(path)}\n" for path in read)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
     return _sha256(data)[:16]
 

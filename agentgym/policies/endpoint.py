@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -12,12 +13,13 @@ import httpx
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from agentgym.action import Call, format_action, parse_action
+from agentgym.action import Call, format_action, is_deep, parse_action
 from agentgym.errors import AgentGymError, InfrastructureError
 from agentgym.policy import Generation, Prompt, Sampling
 from agentgym.turn import Message
 
 LONGEST_WAIT = 60.0  # seconds before one more try, whatever the server asks for
+_OVERFULL = re.compile(r"context (length|window|size)|maximum (model|context|prompt) length|too long|too many tokens", re.IGNORECASE)
 
 
 class Endpoint:
@@ -30,7 +32,8 @@ class Endpoint:
 
     A refused or lost connection, ``timeout`` seconds of silence, the statuses 429 and 5xx, and an empty or unreadable answer are tried
     again up to ``retries`` times, after ``backoff`` seconds, then twice as long, or after what the server asks for. What remains, and any
-    other status at once, raises `InfrastructureError`: the episode has no verdict. ``connections`` requests wait at once at most.
+    other status at once, raises `InfrastructureError`: the episode has no verdict. But a model that stays silent, or has filled its
+    context, has said nothing, and the environment answers that. ``connections`` requests wait at once at most.
     """
 
     def __init__(
@@ -62,14 +65,22 @@ class Endpoint:
         if prompt.tree.tools:
             body["tools"] = prompt.tree.tools
         body.update(temperature=sampling.temperature, max_tokens=sampling.max_tokens, seed=sampling.seed)
+        return await self._answered(body)
+
+    async def _answered(self, body: Mapping[str, Any]) -> Generation:
         body = {name: value for name, value in {**body, **self.options}.items() if value is not None}
+        said: Generation | None = None
         for tried in range(self.retries + 1):
             found = await self._ask(body)
             if isinstance(found, Generation):
-                return found
+                if _says(found):
+                    return found
+                said, found = found, ("an empty answer", 0.0)
             reason, asked_for = found
             if tried < self.retries:
                 await asyncio.sleep(min(LONGEST_WAIT, max(asked_for, self.backoff * 2**tried)))
+        if said is not None:  # the model has nothing to say, which is no fault of its server
+            return said
         raise InfrastructureError(f"{self.url}, model {self.model}: {reason}, after {self.retries + 1} tries. Is it up, and has it room?")
 
     async def refuse_without_tools(self) -> None:
@@ -77,14 +88,12 @@ class Endpoint:
         function = {"name": "ready", "description": "Say that you are ready.", "parameters": {"type": "object", "properties": {}}}
         user = {"role": "user", "content": "Call the tool named ready, now."}
         body = {"model": self.model, "messages": [user], "tools": [{"type": "function", "function": function}], "max_tokens": 1024}
-        body = {name: value for name, value in {**body, **self.options}.items() if value is not None}
         try:
-            found = await self._ask(body)
+            found = await self._answered(body)
         except InfrastructureError as error:
-            raise AgentGymError(f"{error}. It was asked to call a tool: serve the model with tool calling") from error
-        await self.close()
-        if not isinstance(found, Generation):
-            raise AgentGymError(f"{self.url}, model {self.model}: {found[0]}. Nothing was played")
+            raise AgentGymError(f"asked to call a tool before the first task: {error}") from error
+        finally:
+            await self.close()
         if not parse_action(found.text or "").calls:
             said = (found.text or "")[:80]
             raise AgentGymError(f"{self.url}, model {self.model}: asked to call a tool, it said {said!r}. Serve it with tool calling")
@@ -103,13 +112,15 @@ class Endpoint:
             return f"{type(error).__name__} {error}".strip(), 0.0
         if response.status_code == 429 or response.status_code >= 500:
             return f"status {response.status_code}", _seconds(response.headers.get("retry-after", ""))
+        if response.status_code == 400 and _OVERFULL.search(response.text):  # the policy's own doing
+            return Generation(text="", finish="length")
         if response.status_code != 200:
             raise InfrastructureError(f"{self.url}, model {self.model}: status {response.status_code}, {response.text[:300]}")
         try:
             answer = Answer.model_validate_json(response.content)
         except ValidationError as error:
             return f"an answer of another form ({error.errors()[0]['msg']})", 0.0
-        return answer.generation() or ("an empty answer", 0.0)
+        return answer.generation() or ("an answer without a choice", 0.0)
 
     def _headers(self) -> dict[str, str]:
         return {} if self.key is None else {"Authorization": f"Bearer {os.environ[self.key]}"}
@@ -137,11 +148,13 @@ class ToolCall(BaseModel):
         if isinstance(arguments, str):
             with contextlib.suppress(ValueError):
                 arguments = orjson.loads(arguments)
+        if is_deep(arguments):
+            arguments = "nested too deeply"
         return Call(self.function.name, {} if arguments is None else arguments)
 
 
 class Said(BaseModel):
-    content: str | None = None
+    content: str | list[Any] | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None  # as some servers call it
@@ -154,8 +167,8 @@ class Choice(BaseModel):
 
 
 class Usage(BaseModel):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
 
 
 class Answer(BaseModel):
@@ -165,20 +178,30 @@ class Answer(BaseModel):
     usage: Usage | None = None
 
     def generation(self) -> Generation | None:
-        """None where nothing was said. A thought that was cut off is left open, as it was written."""
+        """None where there is no choice. A thought that was cut off is left open, as it was written."""
         if not self.choices:
             return None
         said, finish = self.choices[0].message, _finish(self.choices[0].finish_reason)
         thought = (said.reasoning_content or said.reasoning or "").strip()
-        content, calls = (said.content or said.refusal or "").strip(), [call.call() for call in said.tool_calls or ()]
-        if content or calls:
-            text = format_action(*calls, thought=thought, content=content)
-        elif thought and finish == "length":
+        content, calls = (_words(said.content) or said.refusal or "").strip(), [call.call() for call in said.tool_calls or ()]
+        text = format_action(*calls, thought=thought, content=content)
+        if thought and finish == "length" and not (content or calls):
             text = f"<think>\n{thought}"
-        else:
-            return None
         usage = self.usage or Usage()
-        return Generation(text=text, finish=finish, tokens_read=usage.prompt_tokens, tokens_written=usage.completion_tokens)
+        return Generation(text=text, finish=finish, tokens_read=usage.prompt_tokens or 0, tokens_written=usage.completion_tokens or 0)
+
+
+def _says(generation: Generation) -> bool:
+    """More than a thought, or all that there was room for."""
+    action = parse_action(generation.text or "")
+    return generation.finish == "length" or bool(action.content or action.calls or action.problem)
+
+
+def _words(content: str | list[Any] | None) -> str:
+    """Some servers give the words in parts."""
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return content or ""
 
 
 def _finish(reason: str | None) -> Literal["stop", "length"]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from agentgym.action import call, format_action, parse_action
+from agentgym.action import Call, format_action, parse_action
 from agentgym.expand import Close, Command, Event, Extend, LeafDone, Started, TurnDone
 from agentgym.policy import Generation, Prompt, Sampling
 from agentgym.turn import Turn, TurnTree, path, total_reward
@@ -109,7 +109,7 @@ def written(line: str, tools: Sequence[Mapping[str, Any]]) -> str:
     else:
         needed = functions[name].get("required") or list(properties)
         pairs = [(str(needed[0]), rest.strip())] if needed and rest.strip() else []
-    return call(name, **{key: _value(text, properties.get(key, {})) for key, text in pairs})
+    return format_action(Call(name, {key: _value(text, properties.get(key, {})) for key, text in pairs}))
 
 
 def _value(text: str, schema: Mapping[str, Any]) -> Any:

@@ -188,10 +188,7 @@ def _turn_record(turn: Turn) -> Record:
 
 
 def _call_text(call: Call) -> str:
-    try:
-        arguments = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in call.arguments.items()]
-    except RecursionError:  # a policy may nest brackets as deeply as it likes
-        arguments = ["…"]
+    arguments = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in call.arguments.items()]
     return f"{call.name}({', '.join(arguments)})"
 
 

@@ -109,6 +109,7 @@ class Index:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.lock = Lock()
+        self.best = 1.0  # the reward of a success
         self._begin()
 
     def _begin(self) -> None:
@@ -122,6 +123,7 @@ class Index:
     def changes(self, generation: str, since: int, rows: int) -> Record:
         """What is new since a version and since so many rows of metrics; all, where the logs were replaced meanwhile."""
         about = about_run(self.folder)
+        self.best = about["config"].get("best", 1.0)
         if self.turns.replaced() or self.metrics.replaced():
             self._begin()
         if generation != self.generation:
@@ -138,7 +140,7 @@ class Index:
             "version": told[-1].version if told else since,
             "behind": self.turns.behind or self.metrics.behind or len(told) < len(changed),
             "read": self.turns.position / size if size else 1.0,
-            "trees": [{**tree_summary(one.id, one.task, one.tags, one.marks), "number": one.number} for one in told],
+            "trees": [{**tree_summary(one.id, one.task, one.tags, one.marks, self.best), "number": one.number} for one in told],
             "metrics": self.rows[rows:],
             "rows": len(self.rows),
             "problems": problems,
@@ -187,7 +189,7 @@ class Index:
                 if record.pop("tree") != tree.id:
                     raise ValueError("the log was replaced")
                 restore_turn(tree, record)
-            return tree_record(tree)
+            return tree_record(tree, self.best)
         except DAMAGE as error:
             raise AgentGymError(f"{self.turns.path}: the lines of tree {id!r} cannot be read ({error})") from error
 

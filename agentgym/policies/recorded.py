@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from agentgym.policy import Generation, Prompt, Sampling
 from agentgym.rollout import Rollout, Start, episode
 from agentgym.seeds import Lineage
 from agentgym.store import RunStore
-from agentgym.turn import Turn, TurnTree
+from agentgym.turn import Turn, TurnTree, path
 
 TREES_AT_ONCE = 64
 
@@ -30,7 +31,7 @@ class Rescored:
 
     @property
     def changed(self) -> bool:
-        return self.before.reward != self.after.reward
+        return None not in (self.before.reward, self.after.reward) and self.before.reward != self.after.reward
 
 
 async def rescore(
@@ -44,10 +45,11 @@ async def rescore(
 ) -> list[Rescored]:
     """Judge the episodes of an evaluation anew, which was played with ``k`` and ``seed``.
 
-    What was lost to a judge is judged; what was lost before the policy had finished stays lost. Raises `AgentGymError` where
+    What was lost to a judge is judged; what was lost before the policy had finished stays as it was. Raises `AgentGymError` where
     ``trees`` are none of an evaluation with this seed.
     """
-    best = make_env().reward_range[1]
+    with closing(make_env()) as env:
+        best = env.reward_range[1]
     found: list[Rescored] = []
     for first in range(0, len(trees), TREES_AT_ONCE):
         batch = trees[first : first + TREES_AT_ONCE]
@@ -79,16 +81,13 @@ class Said:
                 yield Extend(tree, tree.root, len(_next(self.recorded[tree.root.seed])))
             case TurnDone(tree, turn):
                 old = self.recorded[turn.seed]
-                if _next(old):
-                    yield Extend(tree, turn)
-                else:
-                    yield Stop(tree, turn, verdict=old.outcome.blames_policy or old.outcome is Outcome.JUDGE)
+                yield Extend(tree, turn) if _next(old) else Stop(tree, turn, verdict=_finished(old))
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         following = _next(self.recorded[prompt.turn.seed])
         old = next((turn for turn in following if turn.seed == sampling.seed), following[0])
         self.recorded[sampling.seed] = old
-        if not old.action:
+        if not (old.action or _finished(old)):
             raise InfrastructureError(f"the policy said nothing here: {old.error}")
         return Generation(text=old.action)
 
@@ -102,6 +101,11 @@ class Said:
         return {}
 
 
+def _finished(last: Turn) -> bool:
+    """Whether nothing but a judge cut the episode off."""
+    return last.outcome.blames_policy or last.outcome is Outcome.JUDGE
+
+
 def _next(turn: Turn) -> list[Turn]:
     """The actions taken after ``turn``. Where a chat template rewrote history, they stand below the rewriting."""
     acting = [child for child in turn.children if child.author != "env" and child.executed]
@@ -109,13 +113,17 @@ def _next(turn: Turn) -> list[Turn]:
 
 
 def _judged(said: Said, old: TurnTree, new: TurnTree, k: int, best: float) -> list[Rescored]:
-    replayed = {id(said.recorded[leaf.seed]): leaf for leaf in new.leaves()}
+    ended = {id(said.recorded[leaf.seed]): leaf for leaf in new.leaves()}  # by the recorded turn where it ends now
     found = []
     for leaf in last_turns(old, k):
-        before = after = summarise(old, leaf, best)
-        again = replayed.get(id(leaf)) or replayed.get(id(leaf.parent))  # a rewriting may be the last turn
-        if again is not None and leaf is not old.root:
-            after = replace(summarise(new, again, best), tokens=before.tokens, read=before.read)
-        strayed = again is not None and [t.observation for t in episode(again)] != [t.observation for t in episode(leaf)]
-        found.append(Rescored(before, after, strayed))
+        before = summarise(old, leaf, best)
+        here = next((turn for turn in reversed(path(leaf)) if id(turn) in ended), None)
+        if leaf is old.root or here is None or not _finished(leaf):
+            found.append(Rescored(before, before, strayed=False))
+            continue
+        again = ended[id(here)]
+        if leaf.end == "budget" and again.end == "truncated":  # by this replay, which knows no tokens
+            again.end = leaf.end
+        after = replace(summarise(new, again, best), tokens=before.tokens, read=before.read)
+        found.append(Rescored(before, after, [t.observation for t in episode(again)] != [t.observation for t in episode(leaf)]))
     return found

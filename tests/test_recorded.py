@@ -6,14 +6,15 @@ import asyncio
 
 import pytest
 
-from agentgym import AgentEnv, AgentGymError, InfrastructureError, JudgeError, Task, call, tool
+from agentgym import AgentEnv, AgentGymError, InfrastructureError, JudgeError, Limits, Reply, Task, call, tool
 from agentgym.evaluation import evaluate
+from agentgym.policies.recorded import rescore
 from agentgym.policies.scripted import Scripted
-from agentgym.rescoring import rescore
+from agentgym.policies.tiny import TinyTokenizer, tiny_chat
 from agentgym.store import RunStore
 
 TASKS = [Task(f"t{i}", "Throw well.", i % 6) for i in range(24)]
-FAULTS = {"judge": False, "generous": False, "other": False}
+FAULTS = dict.fromkeys(("judge", "generous", "other", "ends early", "breaks", "does not begin"), False)
 
 
 class Dice(AgentEnv):
@@ -23,24 +24,26 @@ class Dice(AgentEnv):
 
     def begin(self, task):
         self.state = ()
-        if task.answer == "dead":
+        if task.answer == "dead" or FAULTS["does not begin"]:
             raise InfrastructureError("the machine did not start")
 
     @tool
-    def throw(self) -> str:
+    def throw(self) -> Reply:
         """Throw the die."""
+        if FAULTS["breaks"] and self.turn == 1:
+            raise InfrastructureError("the machine is gone")
         self.state = (*self.state, self.rng("die").randrange(6) + FAULTS["other"])
-        return str(self.state[-1])
+        return Reply(str(self.state[-1]), ends=FAULTS["ends early"] and self.turn == 1)
 
     @tool(ends=True)
-    def stop(self) -> str:
-        """Stop."""
+    def leave(self) -> str:
+        """Leave."""
         return "."
 
     def score(self):
         if FAULTS["judge"]:
             raise JudgeError("the judge is asleep")
-        return float(FAULTS["generous"] or sum(throw >= self.task.answer for throw in self.state) > 1)
+        return float(not FAULTS["ends early"]) and float(FAULTS["generous"] or sum(throw >= self.task.answer for throw in self.state) > 1)
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +56,7 @@ def throwing(prompt):
     """Once more, or enough: it differs between episodes, as a policy's actions do."""
     if "5" in prompt.turn.observation:
         raise InfrastructureError("the server is gone")
-    return call("stop") if "4" in prompt.turn.observation else call("throw")
+    return call("leave") if "4" in prompt.turn.observation else call("throw")
 
 
 def played(folder, tasks=TASKS):
@@ -64,7 +67,7 @@ def played(folder, tasks=TASKS):
 
 
 def again(trees, **more):
-    return asyncio.run(rescore(Dice, trees, k=4, **{"seed": 3, **more}))
+    return asyncio.run(rescore(Dice, trees, **{"k": 4, "seed": 3, **more}))
 
 
 def test_an_unchanged_environment_judges_as_before(tmp_path):
@@ -111,7 +114,29 @@ def _with_a_sleeping_judge(tmp_path):
 def test_another_environment_is_noticed(tmp_path):
     trees = played(tmp_path / "run")
     FAULTS["other"] = True
-    assert all(one.strayed for one in again(trees) if one.before.turns > 1)
+    assert all(one.strayed for one in again(trees) if one.before.turns > 1 and one.before.reward is not None)
+
+
+@pytest.mark.parametrize("fault", ["ends early", "breaks", "does not begin"])
+def test_an_episode_that_does_not_come_to_its_recorded_end_has_the_verdict_of_today(tmp_path, fault):
+    trees = played(tmp_path / "run")
+    FAULTS[fault] = True
+    found = [one for one in again(trees) if one.before.reward is not None and one.before.turns > 2]
+    assert len(found) > 3
+    assert {one.after.reward for one in found} == {0.0 if fault == "ends early" else None}
+    assert all(one.strayed for one in found)
+    if fault != "ends early":
+        assert {(one.after.failure, one.changed) for one in found} == {("environment: infrastructure", False)}
+
+
+def test_an_episode_whose_tokens_were_spent_ends_so_again(tmp_path):
+    store = RunStore.create(tmp_path / "run", {})
+    limits = Limits(tokens=90, turn_tokens=40)
+    chat = tiny_chat(TinyTokenizer.train(["Throw well. throw leave <tool_call>"]))
+    asyncio.run(evaluate(Dice, Scripted(throwing), TASKS, chat=chat, limits=limits, seed=3, store=store))
+    found = again(RunStore.open(tmp_path / "run").trees(), k=1)
+    assert any(one.before.end == "budget" for one in found)
+    assert all((one.after.end, one.after.failure) == (one.before.end, one.before.failure) for one in found)
 
 
 def test_another_seed_is_refused(tmp_path):
