@@ -18,7 +18,7 @@ demo: setup
 	$(BIN)/python examples/demo.py --seed $(SEED)
 
 test: setup
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile -m "not long"
 
 check: setup
 	$(BIN)/ruff check agentgym tests benchmarks examples

@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from agentgym import AgentGymError, Call, Outcome, Prompt, Task, call, check_env
 from agentgym.action import parse_action
 from agentgym.envs.acebench import AceBench
 from agentgym.envs.acebench.examples import EXAMPLES
-from agentgym.envs.acebench.grading import agrees, agrees_loosely, fault, scores, telling, tells
+from agentgym.envs.acebench.grading import agrees, agrees_loosely, each_has_its_own, fault, scores, telling, tells
 from agentgym.policies.scripted import Scripted
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "acebench"
@@ -124,7 +125,9 @@ def test_special_answers_without_the_set_phrase_or_with_another_name_or_value_ea
             phrases = ("Missing necessary parameters", "There is incorrect value", "the limitations of the function")
             wrong = [*(answer.replace(phrase, "Sorry") for phrase in phrases if phrase in answer), "I cannot.", f"{answer}\n{call('f')}"]
             for name, parts in wanted.items():
-                wrong += [answer.replace(f"({name})", "(another)"), *(answer.replace(str(part), "another") for part in parts)]
+                wrong += [answer.replace(f"({name})", new) for new in ("(another)", f"({name}, another)")]
+                wrong += [answer.replace(f"({parts[0]}", f"(another, {parts[0]}")]
+                wrong += [answer.replace(str(part), "another") for part in parts]
             assert [play(env, task, [text])[0] for text in wrong] == [0.0] * len(wrong), task.id
 
 
@@ -191,6 +194,69 @@ def test_calls_are_matched_in_any_order_and_the_program_lets_optional_parameters
     assert (not fault(calls, FUNCTIONS, wanted), not fault(calls, FUNCTIONS, wanted, official=True)) == (right, official)
 
 
+BREAD = {"loaves": 2, "flour": "rye", "oven": {"degrees": 230}}
+
+
+@pytest.mark.parametrize(
+    ("number", "calls", "right"),
+    [
+        (0, [Call("ring_bell", {"room": "hall attic"}), Call("ring_bell", {"room": "nonsense"})], False),
+        (0, [Call("ring_bell", {"room": "hall"}), Call("ring_bell", {"room": "hall"})], False),
+        (0, [Call("ring_bell", {"room": "attic"}), Call("ring_bell", {"room": "the hall by the attic"})], True),
+        (1, [Call("bake_bread", BREAD | {"flour": "wheat rye spelt"})], False),
+        (1, [Call("bake_bread", BREAD | {"flour": "Rye"})], True),
+    ],
+)
+def test_each_call_stands_for_one_and_no_value_for_all(number: int, calls: list[Call], right: bool) -> None:
+    env, task = own("normal_single_turn_parallel_function", number)
+    assert play(env, task, [format_action(*calls)])[0] == float(right)
+
+
+def test_a_value_of_an_enumeration_is_compared_as_a_whole_wherever_it_stands() -> None:
+    enum = {"type": "string", "enum": ["rye", "wheat"]}
+    described = {"properties": {"a": enum, "b": {"type": "array", "items": {"type": "object", "properties": {"c": enum}}}}}
+    assert agrees({"a": "rye", "b": [{"c": "wheat"}]}, {"a": "rye", "b": [{"c": "wheat"}]}, described)
+    assert not agrees({"a": "rye or wheat", "b": []}, {"a": "rye", "b": []}, described)
+    assert not agrees({"a": "rye", "b": [{"c": "rye or wheat"}]}, {"a": "rye", "b": [{"c": "rye"}]}, described)
+
+
+@given(st.lists(st.sets(st.integers(0, 4)), max_size=5))
+def test_calls_are_told_apart_wherever_they_can_be(fitting: list[set[int]]) -> None:
+    can = any(all(one in fits for one, fits in zip(order, fitting, strict=True)) for order in permutations(range(5), len(fitting)))
+    assert each_has_its_own([sorted(fits) for fits in fitting]) is can
+
+
+JUNK = (
+    "There is incorrect value (gold) flour Missing necessary parameters (loaves, flour, oven, room) bake_bread ring.bell; "
+    "the limitations of the function"
+)
+
+
+@pytest.mark.parametrize(
+    ("split", "text", "right"),
+    [
+        *((split, JUNK, False) for split in EXAMPLES if split.startswith("special_")),
+        ("special_incomplete", "Missing necessary parameters (loaves, flour) for the api (bake_bread)", False),
+        ("special_incomplete", "Missing necessary parameters (loaves) for the api (bake_bread, ring.bell)", False),
+        ("special_incomplete", "Missing necessary parameters (loaves) for the api (bake_bread). Loaves of which flour?", True),
+        ("special_error_param", "There is incorrect value (gold, rye) for the parameters (flour)", False),
+        ("special_error_param", "There is incorrect value (gold) for the parameters (flour, loaves)", False),
+        ("special_error_param", "I see: There is incorrect value ('gold') for the parameters (flour) in the conversation history.", True),
+        ("special_irrelevant", "Due to the limitations of the function, I cannot. Missing necessary parameters (a) for the api (b)", False),
+    ],
+)
+def test_one_set_sentence_with_its_own_names_is_right_and_a_text_for_all_tasks_is_not(split: str, text: str, right: bool) -> None:
+    env, task = own(split)
+    assert play(env, task, [text]) == (float(right), {"official": 1.0, "process": 1.0})
+
+
+def test_several_parameters_are_told_in_any_order_in_one_sentence_or_two_and_functions_by_the_names_of_tools() -> None:
+    wrong = {"device_id": ["ABC, 123"], "with": ["X (4)"]}
+    assert tells("special_error_param", telling("special_error_param", dict(reversed(wrong.items()))), wrong)
+    assert tells("special_error_param", "There is incorrect value (X (4), ABC, 123) for the parameters (with, device_id)", wrong)
+    assert tells("special_incomplete", "Missing necessary parameters (b, a) for the api (ring_bell)", {"ring.bell": ["a", "b"]})
+
+
 def test_the_program_refuses_a_call_that_gives_nothing_of_what_is_wanted() -> None:
     functions = [{"name": "f", "parameters": {"properties": {}, "required": []}}]
     assert fault([Call("f", {})], functions, {"f": {"a": 1, "b": 2}}, official=True)
@@ -236,6 +302,13 @@ def test_calls_may_be_written_as_text_but_not_among_other_words() -> None:
     assert play(env, task, ["Sure: [ring.bell(room='attic'), ring.bell(room='hall')]"])[0] == 0.0
 
 
+@pytest.mark.parametrize("value", ["0x" + "f" * 6000, "[" * 150 + "]" * 150, "1e999", "{'a': " * 90 + "1" + "}" * 90, ".".join("a" * 5000)])
+def test_no_written_value_leaves_an_answer_without_a_verdict(value: str) -> None:
+    env, task = own("normal_single_turn_parallel_function", 1)
+    for arguments in (f"loaves={value}, flour='rye', oven={{'degrees': 230}}", f"loaves=2, flour='rye', oven={{'degrees': {value}}}"):
+        assert play(env, task, [f"[bake_bread({arguments})]"])[0] == 0.0
+
+
 def test_a_malformed_action_is_a_wrong_answer_and_not_an_error() -> None:
     env, task = own("normal_single_turn_parallel_function")
     env.reset(seed=0, options={"task": task})
@@ -253,6 +326,7 @@ def test_the_policy_is_told_the_time_and_the_set_phrases_and_the_functions_as_js
     assert info["tools"][0]["function"]["parameters"]["properties"]["oven"]["type"] == "object"
 
 
+@pytest.mark.long
 def test_the_contract_holds() -> None:
     report = check_env(AceBench)
     assert [str(problem) for problem in report.problems] == []

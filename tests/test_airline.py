@@ -308,6 +308,7 @@ def test_whatever_is_written_the_state_hash_is_that_of_tables_made_anew(writes: 
 # The environment, on these.
 
 
+@pytest.mark.long
 def test_the_contract_holds(tmp_path: Path) -> None:
     report = check_env(partial(Airline, folder_of(tmp_path)))
     assert report.ok, report

@@ -249,6 +249,18 @@ def test_a_hostile_call_is_refused(name: str, given_: dict[str, Any]) -> None:
     assert outcome(name, given_, Apis(copy.deepcopy(TABLES))) is None
 
 
+HEX = "0x" + "f" * 6000
+
+
+@pytest.mark.parametrize("value", [HEX, f"[{HEX}]", "[" * 150 + "]" * 150, "1e999", "2+3j", "b'x'", "{1}"])
+def test_a_number_that_cannot_be_written_is_wrong_and_no_error(value: str) -> None:
+    for name in sorted(METHODS | ELSEWHERE):
+        for key in tool_of(name).parameters["properties"]:
+            for true in (1, ["x"]):
+                known = turn(name, {"name": "Calculator"}, **{key: true})
+                assert is_right(Call(name, {key: value}), [], known, TABLES) in (True, False)
+
+
 # The overlap of words.
 
 
@@ -300,6 +312,14 @@ def test_answers_are_asked_for_after_calls_and_do_not_change_the_reward() -> Non
     reward, metrics = play(env, task, [token, alarm, "The alarm is set."])
     assert reward == 1.0
     assert metrics["rouge_l"] == pytest.approx(2 * 2 / 10)  # "alarm is"
+
+
+def test_no_written_call_leaves_an_episode_without_a_verdict() -> None:
+    env = ApiBank()
+    for value in (HEX, "[" * 150 + "]" * 150, "1e999", ".".join("a" * 5000)):
+        env.reset(seed=0, options={"task": "alarm"})
+        assert env.step(f"[GetUserToken(username={value}, password='heron')]")[2] is False
+        env.restore(env.snapshot())
 
 
 def test_one_call_is_asked_for_and_text_may_hold_it() -> None:

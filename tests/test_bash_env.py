@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import agentgym
-from agentgym import AgentGymError, Outcome, call
+from agentgym import AgentGymError, InfrastructureError, Outcome, call
 from agentgym.envs.bash import Bash
 from agentgym.envs.bash.shell import LATE, MALFORMED, Place, perform
 from agentgym.envs.bash.tree import Entry, tree_of
@@ -140,7 +140,7 @@ def test_a_command_is_quoted_as_in_the_official_environment(run):
     assert run('echo "a  b"').output == "a\n"  # the inner quotes end the text; b is the name of the shell
     assert run("echo 'a  b'").output == "a  b\n"
     assert run('echo \\"a  b\\"').output == "a  b\n"
-    assert run('echo "').output == MALFORMED
+    assert run('echo "').output == run("#" * 2 * 10**7).output == MALFORMED
     assert run("nothing_such; echo $0").output == "/bin/bash: line 1: nothing_such: command not found\n/bin/bash\n"
     assert run("echo .* | cut -c1-4").output == ". ..\n"
 
@@ -159,7 +159,15 @@ def test_a_name_that_is_no_text_survives(run):
 FAKES = "echo '{}' > /work/result; kill -9 $PPID"
 
 
-@pytest.mark.parametrize("command", ["kill -9 $PPID", "kill -9 -1", FAKES, "head -c 9000000 /dev/zero > /a/b"])
+# A tree that the command writes by itself, with 1,990 names of 720 characters, each of which is sent as twelve.
+FORGED = """python3 -c 'import json
+tree = [[chr(47) + str(i) + chr(0x1F600) * 720, \\"file\\", MODE, 1, str()] for i in range(1990)]
+result = dict(output=str(), status=0, late=False, tree=tree)
+open(\\"/work/result\\", \\"w\\").write(json.dumps(result, ensure_ascii=False))'; kill -9 $PPID"""
+LONG, ENDLESS = FORGED.replace("MODE", "420"), FORGED.replace("MODE", "1e999")
+
+
+@pytest.mark.parametrize("command", ["kill -9 $PPID", "kill -9 -1", FAKES, LONG, ENDLESS, "head -c 9000000 /dev/zero > /a/b"])
 def test_no_command_can_void_its_episode(run, command):
     done = run(command)
     assert "The files are as before it" in done.output
@@ -179,6 +187,13 @@ def test_a_command_that_takes_too_long_is_ended_and_what_it_did_stays(run, monke
     assert dict(done.place.tree)["/a/b"].content == b"y\n"
 
 
+def test_a_gold_command_that_is_late_is_no_answer(env, monkeypatch):
+    monkeypatch.setattr("agentgym.envs.bash.shell.SECONDS", 0.0)
+    env.reset(options={"task": "count"})
+    with pytest.raises(InfrastructureError, match="gold command of task count"):
+        step(env, "true")
+
+
 def test_what_goes_on_in_the_background_ends_with_its_command(run):
     done = run("(sleep 0.3; echo late > /a/b) >/dev/null 2>&1 & echo now")
     assert done.output == "now\n"
@@ -190,6 +205,7 @@ def test_the_machine_is_out_of_reach(run):
     repository = Path(__file__).resolve().parents[1]
     assert run(f"ls {repository}; ls /machine /box /worker; echo x > /usr/bin/x; echo x > /etc/x").output.count("No such file") == 4
     assert run("ls /usr/bin/x /etc/x").output.count("No such file") == 2
+    assert run("ls -A /usr/local /usr/src /usr/lib*/python*/*-packages | grep -v :$ | sort -u").output in ("", "\n")
 
 
 @pytest.mark.parametrize("promise", PROMISES)

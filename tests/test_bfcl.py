@@ -309,7 +309,7 @@ def test_what_is_nested_too_deep_to_be_saved_is_refused() -> None:
     task = env.tasks("multi_turn_base")[0]
     config = {"TicketAPI": {"current_user": "a"}}
     started(env, Task("deep", task.prompt, task.answer, task.split, {**task.data, "classes": ["TicketAPI"], "config": config}))
-    title = json.loads("[" * 300 + "]" * 300)
+    title = json.loads("[" * 40 + "]" * 40)
     assert "nested deeper" in str(env.step(call("create_ticket", title=title))[0])
     env.restore(env.snapshot())
     assert "nested deeper" not in str(env.step(call("create_ticket", title=[["a"]]))[0])

@@ -212,9 +212,22 @@ def test_calls_are_read_as_models_without_tools_write_them(text: str, calls: lis
 
 
 NO_CALLS = ("", "[]", "I cannot.", "[f(1)]", "[f(a=g())]", "[f(a=1), 2]", "f(a=1); f(a=2)", "[f(a={**x})]", "[f(a={[1]: 2})]", "f(" * 3000)
+LONG = ("0x" + "f" * 6000, 2**64, -(2**63) - 1, [2**64])
+TOO_MUCH = (*LONG, "[" * 70 + "]" * 70, "{1: " * 70 + "1" + "}" * 70, "(" + "(1, " * 70 + ")" * 71)
 
 
 @pytest.mark.parametrize("text", NO_CALLS)
 def test_what_is_no_list_of_calls_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"no Python|write calls|plain values"):
         read_calls(text)
+
+
+@pytest.mark.parametrize("value", TOO_MUCH)
+def test_what_no_tool_call_may_hold_is_refused_in_a_written_one(value: object) -> None:
+    with pytest.raises(ValueError, match="64 "):
+        read_calls(f"[f(a={value})]")
+
+
+def test_the_largest_and_smallest_numbers_and_the_deepest_lists_of_a_tool_call_may_be_written() -> None:
+    (read,) = read_calls(f"f(a={2**64 - 1}, b=-{2**63}, c={'[' * 60}{']' * 60}, d=True)")
+    assert (read.arguments["a"], read.arguments["b"], read.arguments["d"]) == (2**64 - 1, -(2**63), True)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import agentgym
-from agentgym import AgentGymError, Outcome, call
+from agentgym import AgentGymError, JudgeError, Outcome, call
 from agentgym.envs import code
 from agentgym.envs.code import Code
 from agentgym.envs.code.exchange import Opaque, dumps, loads
@@ -185,6 +185,25 @@ def test_no_result_of_a_program_can_void_its_episode(sandbox, program):
     verdict = grade_calls(sandbox, solution(program), "f", [Case([1], 0.5)])
     assert verdict.passed == 0
     assert verdict.problem.encode()
+
+
+@pytest.mark.parametrize(
+    ("program", "test", "problem"),
+    [
+        ("class A: pass\ndef f(x): return A()", "assert f(f(3)) == 3", "cannot be passed to another process"),
+        ("def f(x): return 0", "n = 0\nwhile f(n) < 5: n += 1", "more than 4 times"),
+    ],
+)
+def test_no_course_of_a_test_can_void_an_episode_once_the_program_has_spoken(sandbox, monkeypatch, program, test, problem):
+    monkeypatch.setattr("agentgym.envs.code.grading.MOST_CALLS", 4)
+    verdict = grade_check(sandbox, solution(program), "f", "", test)
+    assert not verdict.passes
+    assert problem in verdict.problem
+
+
+def test_a_test_whose_first_call_cannot_be_passed_on_is_no_verdict(sandbox):
+    with pytest.raises(JudgeError, match="give plain values"):
+        grade_check(sandbox, solution(RIGHT), "f", "class A: pass", "f(A())")
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,7 @@ def test_what_cannot_be_composed_is_refused() -> None:
         returns(env, *env.inner.gold(env.inner.task))
 
 
+@pytest.mark.long
 def test_the_contract_holds_for_compositions() -> None:
     agentgym.check_env(partial(Composed, Shelf, 3), gymnasium_check=False).raise_if_broken()
     assert isinstance(Composed("agentgym/Household-v0").inner, Household)

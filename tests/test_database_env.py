@@ -74,6 +74,29 @@ def test_a_table_that_is_gone_is_worth_nothing_and_voids_nothing() -> None:
     assert float(env.step(call("submit", answers=[]))[1]) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("types", "values", "texts"),
+    [
+        ("a INT, b DECIMAL(5,2), c DOUBLE, d DATE, e TEXT", "3, 1.5, 2.50, '2020-01-31', 'x'", ("3", "1.50", "2.5", "2020-01-31", "x")),
+        ("a INT, b DECIMAL(9,8), c DOUBLE", "NULL, 0, 1e20", (None, "0.00000000", "1e20")),
+        ("a DECIMAL(60,99), b TEXT", "9e99, 7", None),
+        ("a INT, b DOUBLE, c FLOAT, d DECIMAL", "9e999, 9e999, 9e999, 9e999", None),
+        ("a DATE, b TIME, c DATETIME", "9e999, '-99:99', 5", None),
+    ],
+)
+def test_a_table_of_other_columns_is_compared_as_mysql_writes_it(types: str, values: str, texts: tuple[str | None, ...] | None) -> None:
+    env = begun(task({"md5": fingerprint([texts or ()]), "statement": ""}))
+    for statement in ("DROP TABLE `My Table`", f"CREATE TABLE `My Table` ({types})", f"INSERT INTO `My Table` VALUES ({values})"):
+        assert env.step(call("execute", sql=statement))[0] == "[]"
+    assert float(env.step(call("submit", answers=[]))[1]) == float(texts is not None)
+
+
+def test_a_column_that_is_added_with_a_number_as_its_default_voids_nothing() -> None:
+    env = begun(task({"md5": fingerprint([("a", "1", "5"), ("b", "2", "5")]), "statement": ""}))
+    env.step(call("execute", sql="ALTER TABLE `My Table` ADD COLUMN n INT DEFAULT 5"))
+    assert float(env.step(call("submit", answers=[]))[1]) == 1.0
+
+
 def test_refusals_and_long_results_are_read() -> None:
     env = begun(task({"labels": ["x"]}, "other", rows=(("x" * 3000, "1"),)))
     text, _, _, _, info = env.step(call("execute", sql="SELECT * FROM nowhere"))

@@ -225,6 +225,7 @@ def test_keys_tell_states_apart_by_tables_and_by_what_was_read() -> None:
     assert len(set(keys)) == 4
 
 
+@pytest.mark.long
 def test_the_contract_holds() -> None:
     report = check_env(Desk)
     assert report.ok, report

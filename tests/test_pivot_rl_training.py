@@ -13,6 +13,7 @@ from agentgym.store import RunStore
 from agentgym.trainers.credit.equivalence import Exact, PerTool, SameObservation
 
 
+@pytest.mark.long
 def test_the_benchmark_judges_the_same_tries_by_every_rule() -> None:
     rows = quick("pivots")["rows"]
     assert len({row["turns"] for row in rows}) == 1

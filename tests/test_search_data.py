@@ -55,7 +55,7 @@ def test_the_gold_answer_earns_full_reward_on_every_question_of(name: str) -> No
     gold = {row["id"]: {True: "yes", False: "no"}.get(row["answer"], row["answer"]) for row in rows}
     metrics = answer_all(Search(data=folder(name)), gold)
     assert len(metrics) == len(rows) == len(gold)
-    assert all(row == {"em": 1.0, "f1": 1.0, "cover_em": 1.0} for row in metrics)
+    assert all(row.items() >= {"em": 1.0, "f1": 1.0, "cover_em": 1.0}.items() for row in metrics)
 
 
 def test_any_alias_of_musique_earns_full_reward() -> None:
@@ -198,3 +198,16 @@ def test_an_unknown_split_is_named() -> None:
         Search(PAGES, QUESTIONS).reset(options={"split": "tets"})
     with pytest.raises(AgentGymError, match="splits: train, validation, test"):
         Search().reset(options={"split": "tets"})
+
+
+def test_questions_whose_pages_the_corpus_lacks_are_told_apart(tmp_path: Path):
+    (tmp_path / "corpus.jsonl").write_text('{"title": "Iceland", "text": "Its capital is Reykjavik."}\n')
+    row = {"question": "Capital?", "answer": "Reykjavik"}
+    rows = [{**row, "id": "has", "gold_in_corpus": True}, {**row, "id": "lacks", "gold_in_corpus": False}]
+    (tmp_path / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    env = Search(data=str(tmp_path))
+    for task, has in zip(env.tasks("dev"), (True, False), strict=True):
+        env.reset(options={"task": task})
+        found = env.step(call("answer", text="Reykjavik"))[4]["metrics"]
+        assert ("em_gold_in_corpus" in found) == has
+        assert found["em"] == 1.0

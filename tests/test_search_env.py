@@ -160,6 +160,7 @@ def test_well_known_facts_are_right() -> None:
     assert set(places) == set(RELATIONS)
 
 
+@pytest.mark.long
 def test_tasks_and_index_are_the_same_under_any_hash_seed() -> None:
     script = (
         "from agentgym.envs.search import Search; from agentgym.snapshot import state_digest\n"

@@ -195,6 +195,7 @@ test_serving.serve("test_serving:Slow", transport=sys.argv[2])
 """
 
 
+@pytest.mark.long
 def test_an_environment_is_closed_when_its_session_ends_and_with_the_server(tmp_path: Path) -> None:
     command, here = [sys.executable, "-c", NOTING, str(tmp_path / "closed")], Path(__file__).parent
 

@@ -343,6 +343,7 @@ def test_every_turn_of_a_gold_play_can_be_forked_and_finished() -> None:
             env.step(action)
 
 
+@pytest.mark.long
 def test_the_contract_holds() -> None:
     agentgym.check_env(partial(Simulated, size=12)).raise_if_broken()
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import gc
+import re
+import weakref
 from decimal import Decimal
 from typing import Any
 
@@ -11,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentgym.errors import AgentGymError, ToolError
-from agentgym.tools.sqlite import Database
-from agentgym.tools.sqlite_functions import collate, folded, like
-from agentgym.tools.sqlite_mysql import NOT_UNDERSTOOD, MySQL
-from agentgym.tools.sqlite_tables import ColumnInfo, TableInfo
+from agentgym.tools.mysql import NOT_UNDERSTOOD, MySQL
+from agentgym.tools.mysql.functions import collate, folded, like, regexp, substituted, trim
+from agentgym.tools.mysql.tables import ColumnInfo, TableInfo
+from agentgym.tools.sqlite import Database, SqlLimits
 
 PEOPLE = TableInfo(
     "People",
@@ -133,6 +136,12 @@ def test_a_statement_is_answered_as_by_mysql(mysql: MySQL, shop: Database, state
         ("INSERT INTO people (nam) VALUES (1)", "Unknown column 'nam' in 'field list'"),
         ("INSERT INTO people (id) VALUES (1)", "UNIQUE constraint failed"),
         ("DELETE FROM information_schema.tables", "Access denied"),
+        ("DELETE FROM `information_schema.tables`", "Access denied"),
+        ("UPDATE `Information_Schema.Columns` SET table_name = 'x'", "Access denied"),
+        ("INSERT INTO `information_schema.tables` VALUES ('a', 'b', 'c')", "Access denied"),
+        ("CREATE TABLE `information_schema.views` (a INT)", "Access denied"),
+        ("ALTER TABLE `information_schema.tables` ADD COLUMN a INT", "doesn't exist"),
+        ("DROP TABLE `information_schema.tables`", "Unknown table"),
         ("ALTER TABLE people ADD COLUMN NAME int", "Duplicate column name 'NAME'"),
         ("USE elsewhere", "Unknown database 'elsewhere'"),
         ("", "Query was empty"),
@@ -146,6 +155,84 @@ def test_what_mysql_refuses_is_refused_in_its_words(mysql: MySQL, shop: Database
     with pytest.raises(ToolError) as refusal:
         mysql.run(shop, statement)
     assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("SELECT 'a' REGEXP '((a{1000}){1000}){1000}'", "counted repeats written out"),
+        ("SELECT 'a' REGEXP '(([{]|\\\\}){9}x){1,99}'", "counted repeats written out"),
+        ("SELECT 'a' REGEXP REPEAT('a?', 300)", "counted repeats written out"),
+        ("SELECT 'a' REGEXP '(?:a(?R)?)'", "not supported here"),
+        ("SELECT 'a' REGEXP '(?:abc){e<=5}'", "not supported here"),
+        ("SELECT 'a' LIKE REPEAT('a_', 300)", "a pattern of more than 500 characters"),
+        ("SELECT LENGTH(REGEXP_REPLACE(REPEAT('a', 60000), 'a', REPEAT('b', 60000)))", "a text of more than 100000 characters"),
+        ("SELECT LENGTH(REGEXP_REPLACE(REPEAT('a', 60000), '(a+)', '\\\\1\\\\1\\\\1'))", "a text of more than 100000 characters"),
+        ("SELECT " + ", ".join(["TRIM(LEADING 'a' FROM CONCAT(REPEAT('a', 90000), 1))"] * 100), "takes too long"),
+        (
+            "SELECT 1 FROM notes a, notes b WHERE REPEAT('a', 90000) LIKE CONCAT('%', REPEAT('a_', 200), 'b', a.text, b.text)",
+            "takes too long",
+        ),
+    ],
+)
+def test_no_function_outgrows_the_limits_of_its_statement(mysql: MySQL, shop: Database, statement: str, words: str) -> None:
+    with pytest.raises(ToolError, match=words):
+        mysql.run(shop, statement)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "found"),
+    [
+        ("^[0-9]{4}-[0-9]{2}-[0-9]{2}$", "2020-01-31", 1),
+        ("^([0-9]{1,3}[.]){3}[0-9]{1,3}$", "127.0.0.1", 1),
+        ("a{2,}(?:b|c)(?=d)(?!de)", "aacdx", 1),
+        ("[]{(?R]", "?", 1),
+        ("(?i)^\\(?[a-z]{3}\\{e$", "(aBc{e", 1),
+        ("x{2}", "x", 0),
+    ],
+)
+def test_ordinary_regular_expressions_are_taken(pattern: str, text: str, found: int) -> None:
+    assert regexp(pattern, text) == found
+
+
+@given(st.text("ab", max_size=9), st.text("ab", max_size=2), st.sampled_from(["BOTH", "LEADING", "TRAILING"]))
+def test_trim_takes_pieces_from_the_ends(text: str, piece: str, where: str) -> None:
+    left = re.sub(f"^(?:{piece})+", "", text) if where != "TRAILING" and piece else text
+    assert trim(text, where, piece) == (re.sub(f"(?:{piece})+$", "", left) if where != "LEADING" and piece else left)
+
+
+def test_the_replacement_of_a_regular_expression_may_name_its_groups() -> None:
+    assert substituted("a1 b22", "([a-z])([0-9]+)", r"\2\1") == "1a 22b"
+
+
+def test_no_cache_keeps_a_database_alive(mysql: MySQL, shop: Database) -> None:
+    _, changed = mysql.run(shop, "DELETE FROM notes")
+    assert rows(mysql, changed, "SELECT * FROM notes") == rows(mysql, changed, "SELECT text FROM notes WHERE people_id = 7") == []
+    kept = weakref.ref(changed)
+    del changed
+    gc.collect()
+    assert kept() is None
+
+
+def test_a_statement_is_translated_anew_where_the_tables_differ(mysql: MySQL, shop: Database) -> None:
+    _, wider = mysql.run(shop, "ALTER TABLE notes ADD COLUMN more INT")
+    assert rows(mysql, shop, "SELECT * FROM notes WHERE text = '10'") == [(2, "10")]
+    assert rows(mysql, wider, "SELECT * FROM notes WHERE text = '10'") == [(2, "10", None)]
+
+
+def test_a_full_database_refuses_tables_and_columns_and_nothing_else_is_raised() -> None:
+    mysql = MySQL(SqlLimits(size=128 * 1024))
+    database = mysql.create("d", [(NOTES, [])])
+    statements = [f"CREATE TABLE t{number} (c{'x' * 3000} INT)" for number in range(40)]
+    statements += [f"ALTER TABLE notes ADD COLUMN c{number}{'x' * 300} INT" for number in range(400)]
+    refused = 0
+    for statement in statements:
+        try:
+            _, database = mysql.run(database, statement)
+        except ToolError as refusal:
+            assert "full" in str(refusal)  # noqa: PT017
+            refused += 1
+    assert refused
 
 
 def test_a_group_may_be_asked_for_what_its_key_determines(mysql: MySQL, shop: Database) -> None:

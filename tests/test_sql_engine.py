@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -94,6 +97,67 @@ def test_a_statement_that_outgrows_a_limit_is_stopped_and_the_next_one_runs(
     assert engine.read(thousand, "SELECT COUNT(*) FROM t WHERE a < 10").rows == ((10,),)
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"SELECT COUNT(same({BIG} || a)) FROM t",
+        "SELECT COUNT(long(a)) FROM t",
+        f"SELECT a FROM t ORDER BY {BIG} || b COLLATE slow",
+        "SELECT SUM(dear(a)) FROM t",
+    ],
+)
+def test_what_functions_and_collations_handle_counts_as_steps(thousand: Database, statement: str) -> None:
+    handled = []
+
+    def dress(session: Session) -> None:
+        session.add_function("same", 1, lambda value: handled.append(value) or value)
+        session.add_function("long", 1, lambda value: handled.append(value) or "x" * 50_000)
+        session.add_function("dear", 1, lambda value: handled.append(value) or value, lambda value: 50_000)
+        session.add_collation("slow", lambda one, other: handled.append(one) or 1)
+
+    with pytest.raises(ToolError, match="takes too long"):
+        Engine(dress, SqlLimits(steps=1_000_000)).read(thousand, statement)
+    assert 3 < len(handled) < 50
+
+
+def test_what_other_threads_do_stops_no_statement(thousand: Database) -> None:
+    held: list[bytearray] = []
+    begun, done = threading.Event(), threading.Event()
+
+    def eat() -> None:
+        begun.wait()
+        held.append(bytearray(b"x" * (100 * MB)))
+        done.set()
+
+    def wait(value: int) -> int:
+        begun.set()
+        done.wait()
+        time.sleep(0.003 * (value < 100))
+        return value
+
+    eater = threading.Thread(target=eat)
+    eater.start()
+    engine = Engine(lambda session: session.add_function("wait", 1, wait), SqlLimits(memory=50 * MB, seconds=0.2))
+    assert engine.read(thousand, "SELECT SUM(wait(a)) FROM t").rows == ((499_500,),)
+    eater.join()
+
+
+def test_a_machine_without_memory_is_not_the_statements_fault() -> None:
+    program = f"""
+import resource
+from agentgym.errors import InfrastructureError
+from agentgym.tools.sqlite import Engine, SqlLimits
+with Engine(limits=SqlLimits(memory=2**40)).writing() as session:
+    resource.setrlimit(resource.RLIMIT_AS, (int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + 100 * 2**20,) * 2)
+    try:
+        session.run({COUNT + f"SELECT x, {BIG} || x FROM c ORDER BY 2"!r})
+    except InfrastructureError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "no memory left on this machine" in done.stdout
+
+
 def test_a_database_cannot_grow_beyond_its_size(thousand: Database) -> None:
     engine = Engine(limits=SqlLimits(size=1 * MB))
     with engine.writing(thousand) as session, pytest.raises(ToolError, match="full"):
@@ -134,12 +198,12 @@ def test_reading_copies_no_database(engine: Engine, thousand: Database) -> None:
 
 
 def test_few_databases_stay_open(thousand: Database) -> None:
-    engine = Engine()
-    for number in range(KEPT_OPEN + 3):
-        with engine.writing(thousand) as session:
-            session.run("DELETE FROM t WHERE a = ?", [number])
-            engine.read(session.database, "SELECT 1")
-    assert len(engine._kept) == KEPT_OPEN
+    for engine, kept in ((Engine(), KEPT_OPEN), (Engine(limits=SqlLimits(size=len(thousand.image))), 2)):
+        for number in range(KEPT_OPEN + 3):
+            with engine.writing(thousand) as session:
+                session.run("DELETE FROM t WHERE a = ?", [number])
+                engine.read(session.database, "SELECT 1")
+        assert len(engine._kept) == kept
 
 
 @settings(max_examples=20, deadline=None)

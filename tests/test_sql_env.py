@@ -145,6 +145,7 @@ def test_every_query_of_a_task_earns_full_reward_where_mysql_does_not_refuse_it(
         assert [float(env.step(action)[1]) for action in env.gold(task) or ()] == [1.0] * (task not in refused), task
 
 
+@pytest.mark.long
 @official
 def test_recorded_runs_of_gpt_4_are_answered_and_rewarded_alike() -> None:
     env, turns, answers, grades = Sql(INTERCODE), 0, 0, 0

@@ -115,6 +115,7 @@ def test_no_combination_of_faults_of_our_own_is_in_two_splits() -> None:
     assert min(map(len, mixes)) >= 20
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("domain", [Telecom, TelecomSolo])
 def test_the_contract_holds(domain: Callable[..., Telecom]) -> None:
     def made() -> Telecom:
@@ -321,8 +322,11 @@ def test_a_file_that_is_missing_or_of_another_version_is_named(tmp_path: Path) -
 
 def test_odd_arguments_are_answered() -> None:
     env = solo()
-    for amount in (10**30, -1, "x", [None], None):
-        assert does(env, "refuel_data", **ANA, gb_amount=amount).startswith(("Error: ", '{"message"'))
+    before = env.state.tables
+    for amount in ("nan", "inf", "-inf", 10**30, 1000.5, 0, -1, "x", [None], None):
+        assert does(env, "refuel_data", **ANA, gb_amount=amount).startswith("Error: ")
+    assert env.state.tables == before
+    assert "Added 1000.0 GB" in does(env, "refuel_data", **ANA, gb_amount=1000)
     assert does(env, "get_bills_for_customer", customer_id="C2001", limit=-3) == "[]"
     assert does(env, "set_apn_settings", apn_settings={"apn_name": "broken"}).endswith("🔋 80%")
     assert env.phone().network_connection_status == "no_service"

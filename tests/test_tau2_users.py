@@ -16,7 +16,7 @@ from agentgym.envs.tau2.airline import Tau2Airline
 from agentgym.envs.tau2.retail import Tau2Retail
 from agentgym.envs.tau2.telecom import Telecom
 from agentgym.envs.tau2.telecom.handset import specs
-from agentgym.envs.tau2.users import OUT_OF_SCOPE, STOPS, TRANSFERRED, ObedientUser, role, role_with_phone
+from agentgym.envs.tau2.users import ENOUGH, MOST_DEEDS, OUT_OF_SCOPE, STOPS, TRANSFERRED, ObedientUser, role, role_with_phone
 from agentgym.envs.user.phone import Device
 from agentgym.envs.user.users import UserFailure, UserTurn, UserView
 from agentgym.tools.completion import Said, ScriptedCompletion
@@ -57,6 +57,16 @@ def test_a_model_that_plays_the_user_reads_what_its_phone_showed_and_its_errors(
     answered = [message["tool_call_id"] for message in completion.asked[-1] if message["role"] == "tool"]
     assert [one["id"] for one in made] == answered
     assert orjson.loads(made[0]["function"]["arguments"]) == {"app_name": "maps", "permission": "sms"}
+
+
+@pytest.mark.parametrize("odd", [2**64, float("nan"), orjson.loads("[" * 100 + "]" * 100), orjson.loads("[" * 500 + "]" * 500)])
+def test_a_model_whose_call_cannot_be_written_down_is_asked_again_and_then_at_fault(odd: Any) -> None:
+    wrong = uses("grant_app_permission", app_name=odd, permission="sms")
+    env, _ = talking("Help.", wrong, uses("check_sim_status"), "It works.", wrong, wrong, wrong)
+    assert env.step("And now?")[0] == "It works."
+    assert [made.name for made in env.state.calls] == ["check_sim_status"]
+    with pytest.raises(UserFailure, match="3 times"):
+        env.step("And now?")
 
 
 def test_a_user_is_told_its_scenario_who_it_is_and_how_to_end() -> None:
@@ -100,11 +110,26 @@ def test_who_acts_and_speaks_at_once_acts_first_and_then_speaks_again() -> None:
     assert [line.text for line in env.state.dialogue if line.speaker == "user"] == ["Done.", "Done."]
 
 
-def test_a_user_that_never_says_a_word_again_is_at_fault() -> None:
+def test_an_obedient_user_does_so_much_and_then_tells_so_that_no_words_of_the_agent_leave_an_episode_without_a_verdict() -> None:
+    env = Telecom()
+    env.reset(seed=0)
+    told = env.step("check_status_bar " * 3 * MOST_DEEDS)[0]
+    assert told.count("check_status_bar: Status Bar") == MOST_DEEDS - 1
+    assert env.step("Goodbye.")[2] is True
+
+
+def test_a_user_that_does_things_without_end_is_stopped_and_asks_for_one_at_a_time() -> None:
     env = Telecom(user=Restless())
     env.reset(seed=0)
+    assert env.step("Restart it.")[:3] == (ENOUGH, 0.0, False)
+    assert len(env.state.calls) == MOST_DEEDS
+    assert env.state.dialogue[-1].text == ENOUGH
+
+
+def test_a_user_that_opens_no_conversation_is_at_fault() -> None:
+    restless = InstructedUser(ScriptedCompletion(lambda *_: uses("reboot_device")), role_with_phone, specs())
     with pytest.raises(UserFailure, match="30 things and more"):
-        env.step("Restart it.")
+        Telecom(user=restless).reset(seed=0)
     mute = Telecom(user=ReplayingUser([" "]))
     with pytest.raises(UserFailure, match="says and does nothing"):
         mute.reset(seed=0)
@@ -121,6 +146,13 @@ def test_an_obedient_user_does_what_it_hears_named_in_that_order_and_tells() -> 
     assert third == "check_app_permissions: Permissions of messaging: sms, storage, phone."
     assert env.step("Do you like it?")[0] == "What shall I do with my phone?"
     assert env.step("YOU ARE BEING TRANSFERRED TO A HUMAN AGENT. PLEASE HOLD ON.")[0] == TRANSFERRED
+
+
+def test_an_obedient_user_reads_long_words_fast() -> None:
+    env = Telecom()
+    env.reset(seed=0)
+    for odd in ("check_status_bar(" * 6000, f"set_network_mode_preference({'a' * 100_000})", f"toggle_data({'a ' * 50_000})"):
+        assert "check_status_bar: " in env.step(f"check_status_bar {odd}")[0]
 
 
 def test_an_obedient_user_answers_with_the_error_of_what_it_cannot_do() -> None:

@@ -12,6 +12,7 @@ from tau_bench import DATA, folder_of, shared, started
 from agentgym import AgentGymError, Call, Lineage, Outcome, Rollout, Start, call
 from agentgym.envs.airline import Airline
 from agentgym.envs.retail import Retail
+from agentgym.envs.rows import skipping_bad
 from agentgym.envs.tau import TauEnv
 from agentgym.envs.tau.users import GREETING, STOP, InstructedUser, ReplayingUser
 from agentgym.envs.user.users import User, UserFailure, UserTurn, UserView
@@ -125,6 +126,16 @@ def test_a_model_that_says_nothing_is_asked_again_three_times_in_all(folder: Pat
     user, _ = modelled("", " ", Said(problem="no JSON"))
     with pytest.raises(UserFailure, match="was asked 3 times and said nothing"):
         started(Airline(folder, user), Airline(folder).tasks("test")[0])
+
+
+def test_bad_rows_are_named_and_on_request_left_out(folder: Path) -> None:
+    rows = folder / "tasks_dev.jsonl"
+    rows.write_text('{"id": "a", "instruction": "Hi.", "actions": []}\n{"id": "b", "instruction": "Hi."}\n\nno JSON\n')
+    with pytest.raises(AgentGymError, match=r"tasks_dev\.jsonl, line 2: actions: "):
+        Airline(folder)
+    with skipping_bad() as skipped:
+        assert [task.id for task in Airline(folder).tasks("dev")] == ["a"]
+    assert [reason.split(": ")[0] for reason in skipped] == [f"{rows}, line {number}" for number in (2, 4)]
 
 
 def test_what_a_user_said_is_remembered_in_a_file(folder: Path, tmp_path: Path) -> None:

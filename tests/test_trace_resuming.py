@@ -92,6 +92,7 @@ def test_tasks_of_one_turn_are_still_known_after_resuming():
 STEPS = 5
 
 
+@pytest.mark.long
 def test_training_with_trace_that_is_killed_in_mid_expansion_ends_like_one_that_was_not(tmp_path):
     pytest.importorskip("accelerate")
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -183,6 +183,7 @@ def test_no_phone_begins_connected_and_its_data_survive_json(number: int) -> Non
     assert set(mended(task.data)) == {task.data["name"], *task.data["others"]}
 
 
+@pytest.mark.long
 def test_the_contract_holds() -> None:
     agentgym.check_env(UserEnv).raise_if_broken()
 

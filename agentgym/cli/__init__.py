@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from agentgym.errors import AgentGymError
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
 
 Out = Annotated[Optional[Path], typer.Option(help="The run's folder.")]  # noqa: UP045  (typer reads it at run time)
-Seed = Annotated[int, typer.Option(help="The root of every draw.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The root of every draw.")]
+
+
+def visible(text: object) -> str:
+    """What others wrote, for a terminal: control sequences are shown, not obeyed."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", str(text))
+
+
+def quoted(text: object) -> str:
+    """The same within the markup of a console."""
+    return escape(visible(text))
 
 
 @app.command()
@@ -40,12 +53,12 @@ def eval_(
     arguments: Annotated[list[str], typer.Option("--set", help="NAME=VALUE, an argument of the environment.")] = [],  # noqa: B006
     k: Annotated[int, typer.Option(help="Episodes of each task.")] = 1,
     split: Annotated[Optional[str], typer.Option(help="As it stands: the environment's last.")] = None,  # noqa: UP045
-    tasks: Annotated[Optional[int], typer.Option(help="The first so many tasks only.")] = None,  # noqa: UP045
+    tasks: Annotated[Optional[int], typer.Option(min=1, help="The first so many tasks only.")] = None,  # noqa: UP045
     shard: Annotated[Optional[str], typer.Option(help="2/5 plays the second of five parts; see 'agentgym merge'.")] = None,  # noqa: UP045
     precision: Annotated[Optional[float], typer.Option(help="Stop once the interval of success is no wider to either side.")] = None,  # noqa: UP045
     temperature: float = 1.0,
     tokens: Annotated[int, typer.Option(help="Of a whole episode, for policies whose tokens we see.")] = 2048,
-    turn_tokens: Annotated[int, typer.Option(help="Of one action, its thought included.")] = 256,
+    turn_tokens: Annotated[Optional[int], typer.Option(help="Of one action. As it stands: 256, of a served model 4096.")] = None,  # noqa: UP045
     seed: Seed = 0,
     skip_bad: Annotated[bool, typer.Option(help="Leave out bad rows of the data, and count them.")] = False,
     price: Annotated[Optional[str], typer.Option(help="US dollars a million tokens read, and written: 2.5,10.")] = None,  # noqa: UP045
@@ -55,8 +68,8 @@ def eval_(
     from agentgym.cli.evaluating import Asked, arguments_of, run
 
     given = arguments_of(arguments)
-    asked = Asked(env, policy, model, key, data, given, k, split, tasks, shard, temperature, tokens, turn_tokens, seed, precision)
-    run(asked, out, skip_bad, price)
+    limits = (temperature, tokens, turn_tokens, seed, precision, skip_bad)
+    run(Asked(env, policy, model, key, data, given, k, split, tasks, shard, *limits), out, price)
 
 
 @app.command()
@@ -154,6 +167,24 @@ def view(
     serve(run, port)
 
 
+@app.command(name="serve-policy")
+def serve_policy(
+    model: Annotated[str, typer.Argument(help="tiny, a folder, or owner/model.")],
+    flags: Annotated[Optional[list[str]], typer.Argument(help="More flags for vLLM, after --.")] = None,  # noqa: UP045
+    python: Annotated[str, typer.Option(envvar="AGENTGYM_VLLM_PYTHON", help="That of an environment with vLLM.")] = "python",
+    host: Annotated[str, typer.Option(help="Weights are brought without a password: keep it private.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any that is free.")] = 8000,
+    name: Annotated[str, typer.Option(help="What requests call the model.")] = "policy",
+    cpu: Annotated[bool, typer.Option(help="In float32 on processors, or as vLLM finds best on a GPU.")] = True,
+    weights: Annotated[bool, typer.Option(help="A training may bring new ones; see docs/serving.md.")] = True,
+    log: Path = Path("vllm.log"),
+) -> None:
+    """Serve a policy on vLLM, with what token-exact rollouts need, and start it again if it dies."""
+    from agentgym.cli.serving import run
+
+    run(model, log, flags or [], python=python, host=host, port=port, name=name, cpu=cpu, weights=weights)
+
+
 @app.command()
 def suites() -> None:
     """List the benchmark suites: size, metric, licence, published scores, and where their data comes from."""
@@ -177,5 +208,5 @@ def main() -> None:
     try:
         app()
     except AgentGymError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[red]error:[/red] {quoted(error)}", highlight=False, soft_wrap=True)
         sys.exit(2)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agentgym.action import Call
+from agentgym.action import DEEPEST, Call
 from agentgym.tool import Tool
 
 Json = Mapping[str, Any]
@@ -62,7 +62,6 @@ def bare(value: Any) -> Any:
     return _IGNORED.sub("", value).lower().replace("'", '"') if isinstance(value, str) else value
 
 
-
 @dataclass(frozen=True, slots=True)
 class Written:
     """A call as it is written. An argument may hold further ones."""
@@ -108,25 +107,35 @@ def _read(text: str) -> Any:
         raise ValueError(f"no Python: {error}") from error
 
 
-def _value(node: ast.expr) -> Any:
+def _value(node: ast.expr, depth: int = 0) -> Any:
+    if depth > DEEPEST:
+        raise ValueError(f"a call holds values within values on no more than {DEEPEST} levels")
     match node:
         case ast.Constant(value=value) if not isinstance(value, bytes | complex) and value is not ...:
-            return value
+            return _of_64_bits(value)
         case ast.Name(id=name):
             return name
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
-            return -number
+            return _of_64_bits(-number)
         case ast.List(elts=parts):
-            return [_value(part) for part in parts]
+            return [_value(part, depth + 1) for part in parts]
         case ast.Tuple(elts=parts):
-            return tuple(_value(part) for part in parts)
+            return tuple(_value(part, depth + 1) for part in parts)
         case ast.Dict(keys=keys, values=values) if all(isinstance(key, ast.Constant) for key in keys):
-            return {key.value: _value(value) for key, value in zip(keys, values, strict=True) if isinstance(key, ast.Constant)}
+            pairs = zip(keys, values, strict=True)
+            return {_value(key): _value(value, depth + 1) for key, value in pairs if key is not None}
         case ast.Call(func=function, args=args, keywords=keywords) if all(keyword.arg for keyword in keywords):
-            kwargs = {str(keyword.arg): _value(keyword.value) for keyword in keywords}
-            return Written(_name(function), tuple(_value(part) for part in args), kwargs)
+            kwargs = {str(keyword.arg): _value(keyword.value, depth + 1) for keyword in keywords}
+            return Written(_name(function), tuple(_value(part, depth + 1) for part in args), kwargs)
         case _:
             raise ValueError(f"a call holds plain values, no {type(node).__name__}")
+
+
+def _of_64_bits(value: Any) -> Any:
+    """A constant as it is. A longer number is none that JSON's readers take, and Python does not write one of 4,300 digits."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise ValueError("a call holds numbers of no more than 64 bits")
+    return value
 
 
 def _name(node: ast.expr) -> str:

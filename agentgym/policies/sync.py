@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from agentgym.chat import Chat
 from agentgym.errors import AgentGymError
 from agentgym.pack import pack
 from agentgym.policies.transformers import TransformersPolicy
@@ -66,14 +69,35 @@ class CopiedWeights:
 
 async def answers_as_learnt(policy: TransformersPolicy, learner: Teaches) -> None:
     """Raises `AgentGymError` unless the policy gives a fixed prompt the learner's log-probabilities."""
-    canary = policy.chat.open([{"role": "user", "content": CANARY}])
-    tree = TurnTree("canary", Task("canary", ""))
-    tree.add(Turn(0, None, "env", 0, ids=canary, sampled=[False] * len(canary)))
-    learnt = learner.logprobs(pack([tree], len(canary))[0]).float().cpu().numpy()
-    answered = (await policy.score(canary)).logprobs.float().cpu().numpy()
-    gap = float(np.abs(learnt - answered).max())
-    if not gap <= TOLERANCE:
-        raise AgentGymError(
-            f"the actor does not answer with the weights of learner step {learner.version}: its log-probabilities "
-            f"differ by {gap:.3g} nats. Training on would be off-policy unnoticed"
-        )
+    canary = Canary.of(policy.chat, learner)
+    canary.hear((await policy.score(canary.ids)).logprobs)
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A fixed prompt, and what the learner's weights at ``version`` say of it: log-probabilities, shape (T,)."""
+
+    ids: list[int]
+    learnt: NDArray[np.float32]
+    version: int
+
+    @classmethod
+    def of(cls, chat: Chat, learner: Teaches) -> Canary:
+        ids = cls.prompt(chat)
+        tree = TurnTree("canary", Task("canary", ""))
+        tree.add(Turn(0, None, "env", 0, ids=ids, sampled=[False] * len(ids)))
+        return cls(ids, learner.logprobs(pack([tree], len(ids))[0]).float().cpu().numpy(), learner.version)
+
+    @staticmethod
+    def prompt(chat: Chat) -> list[int]:
+        return chat.open([{"role": "user", "content": CANARY}])
+
+    def hear(self, answered: Any, tolerance: float = TOLERANCE, who: str = "the actor") -> float:
+        """The largest difference, in nats. Raises `AgentGymError` where it is above ``tolerance``."""
+        gap = float(np.abs(self.learnt - answered.float().cpu().numpy()).max())
+        if not gap <= tolerance:
+            raise AgentGymError(
+                f"{who} does not answer with the weights of learner step {self.version}: its log-probabilities "
+                f"differ by {gap:.3g} nats. Training on would be off-policy unnoticed"
+            )
+        return gap

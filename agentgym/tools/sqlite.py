@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import _sqlite3
+import ctypes
 import resource
 import sqlite3
 import time
@@ -14,15 +15,17 @@ from functools import cached_property
 from hashlib import blake2b
 from threading import Lock, RLock
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
-from agentgym.errors import AgentGymError, ToolError
+from agentgym.errors import AgentGymError, InfrastructureError, ToolError
 
 Value = str | int | float | bytes | None
 Row = tuple[Any, ...]
+Cost = Callable[..., int]
 Dress = Callable[["Session"], None]  # gives a new connection its functions and collations
 MB = 2**20
 CHECK_EVERY = 2000  # instructions of SQLite's machine between two looks at the limits
+CALL_STEPS, COMPARE_STEPS = 200, 20  # of a function or collation of ours, besides one for each character that it takes or gives
 KEPT_OPEN = 8  # databases
 _NEVER = {"load_extension", "fts3_tokenizer", "random", "randomblob", "zeroblob", "readfile", "writefile", "edit"}
 _READS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
@@ -42,14 +45,15 @@ _WRITES = _READS | {
 
 @dataclass(frozen=True, slots=True)
 class SqlLimits:
-    """``steps``: instructions of SQLite's machine, which are the same on every machine. ``seconds`` is for what they do not see.
+    """``steps``: instructions of SQLite's machine and characters that functions handle, the same on every machine. ``seconds`` of this
+    thread's own computing are for what they do not see, such as regular expressions.
 
-    ``memory`` and ``size`` in bytes: what a statement may make the process grow by, and what a database may grow to. Memory is looked at
-    where Linux tells it; elsewhere the peak is taken. ``rows`` and ``answer`` (characters) bound a result, ``value`` one value or row.
+    ``memory`` and ``size`` in bytes: what SQLite may take for a statement, and what a database may grow to. Memory is SQLite's own, not
+    the process's, where its library tells it. ``rows`` and ``answer`` (characters) bound a result, ``value`` one value or row.
     """
 
-    steps: int = 50_000_000
-    seconds: float = 20.0
+    steps: int = 20_000_000
+    seconds: float = 5.0
     memory: int = 256 * MB
     size: int = 64 * MB
     rows: int = 100_000
@@ -72,7 +76,7 @@ class Database:
 
     Why an image and no log of writes: equal contents reached by equal writes are equal values whatever was read or refused between,
     a fork shares the bytes, and reading needs no replay. The bytes are read into SQLite once, where they are asked for, and the
-    `KEPT_OPEN` last ones stay open, read-only; only a write copies.
+    `KEPT_OPEN` last ones stay open, read-only, large ones fewer; only a write copies.
     """
 
     image: bytes = field(repr=False)
@@ -89,7 +93,8 @@ class Database:
 class Engine:
     """Runs statements in SQLite's own dialect. ``dress`` adds functions and collations, which must be bounded and draw nothing.
 
-    Raises `ToolError` for whatever the statement is to blame for, limits included. Several threads may use one engine.
+    Raises `ToolError` for whatever the statement is to blame for, limits included, and `InfrastructureError` where the machine has no
+    memory left. Several threads may use one engine.
     """
 
     def __init__(self, dress: Dress = lambda session: None, limits: SqlLimits | None = None) -> None:
@@ -115,7 +120,7 @@ class Engine:
         with self._lock:
             session = self._kept.pop(database.digest, None) or Session(database, self._dress, self.limits)
             self._kept[database.digest] = session
-            if len(self._kept) > KEPT_OPEN:
+            while len(self._kept) > KEPT_OPEN or sum(kept.size for kept in self._kept.values()) > 2 * self.limits.size:
                 self._kept.popitem(last=False)  # closed when nobody reads it any more
             return session
 
@@ -124,7 +129,7 @@ class Session:
     """One connection to one copy of a database."""
 
     def __init__(self, database: Database | None, dress: Dress, limits: SqlLimits) -> None:
-        self.limits = limits
+        self.limits, self.size = limits, len(database.image) if database is not None else 0
         self._lock = RLock()
         self._allowed: set[int] = set()
         self._stopped = ""
@@ -139,21 +144,35 @@ class Session:
     def run(self, statement: str, parameters: Sequence[Value] = (), allowed: set[int] = _WRITES) -> Result:
         with self._lock:
             self._allowed, self._stopped, self._fault, self._steps = allowed, "", None, 0
-            self._deadline, self._memory = time.monotonic() + self.limits.seconds, _memory()
+            self._deadline, self._memory = time.thread_time() + self.limits.seconds, _memory()
             try:
                 cursor = self.connection.execute(statement, parameters)
                 columns = tuple(column[0] for column in cursor.description or ())
-                return Result(columns, tuple(self._bounded(cursor)))
+                result = Result(columns, tuple(self._bounded(cursor)))
+                self._spend(0)
+                return result
             except ToolError:
                 raise
-            except (sqlite3.Error, sqlite3.Warning, MemoryError, OverflowError, UnicodeError) as error:
-                if self._fault is not None:
-                    raise self._fault from None
-                raise ToolError(self._stopped or str(error) or "the statement needs too much memory") from None
+            except MemoryError:
+                raise InfrastructureError("there was no memory left on this machine for a statement of SQL") from None
+            except (sqlite3.Error, sqlite3.Warning, OverflowError, UnicodeError) as error:
+                raise (self._fault or ToolError(self._stopped or str(error))) from None
 
-    def add_function(self, name: str, count: int, function: Callable[..., Any]) -> None:
-        """A function of SQL; ``count`` of arguments, -1 for any. What it raises comes out of ``run``, bad values as `ToolError`."""
-        self.connection.create_function(name, count, self._watched(function), deterministic=True)
+    def add_function(self, name: str, count: int, function: Callable[..., Any], cost: Cost = lambda *values: 0) -> None:
+        """A function of SQL; ``count`` of arguments, -1 for any. What it raises comes out of ``run``, bad values as `ToolError`.
+
+        ``cost``: steps that it takes beyond those for the length of its values.
+        """
+        self.connection.create_function(name, count, self._watched(function, cost), deterministic=True)
+
+    def add_collation(self, name: str, compare: Callable[[str, str], int]) -> None:
+        def watched(one: str, other: str) -> int:
+            with suppress(ToolError):  # which SQLite would not hear of; the next look stops the statement, or its end does
+                self._spend(COMPARE_STEPS + len(one) + len(other))
+                return compare(one, other)
+            return 0
+
+        self.connection.create_collation(name, watched)
 
     def add_aggregate(self, name: str, count: int, made: Callable[[], Any]) -> None:
         """``made`` gives objects with ``step`` and ``finalize``."""
@@ -188,12 +207,15 @@ class Session:
     def close(self) -> None:
         self.connection.close()
 
-    def _watched(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _watched(self, function: Callable[..., Any], cost: Cost = lambda *values: 0) -> Callable[..., Any]:
         """SQLite forgets what a function raised, so it is kept here."""
 
         def watched(*values: Any) -> Any:
             try:
-                return function(*values)
+                self._spend(CALL_STEPS + sum(map(_length, values)) + cost(*values))
+                made = function(*values)
+                self._spend(_length(made))
+                return made
             except AgentGymError as error:
                 self._fault = error
                 raise
@@ -233,25 +255,31 @@ class Session:
         return sqlite3.SQLITE_DENY if refused else sqlite3.SQLITE_OK
 
     def _look(self) -> int:
-        self._steps += CHECK_EVERY
-        if self._steps > self.limits.steps or time.monotonic() > self._deadline:
-            self._stopped = "the statement takes too long"
-        elif _memory() - self._memory > self.limits.memory:
-            self._stopped = "the statement needs too much memory"
+        with suppress(ToolError):
+            self._spend(CHECK_EVERY)
+            if _memory() - self._memory > self.limits.memory:
+                self._stopped = "the statement needs too much memory"
         return int(bool(self._stopped))
 
-
-def _memory() -> int:
-    """Bytes that this process holds."""
-    if _STATM is None:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return int(os.pread(_STATM, 100, 0).split()[1]) * _PAGE
-
-
-def _statm() -> int | None:
-    with suppress(OSError):
-        return os.open("/proc/self/statm", os.O_RDONLY)
-    return None
+    def _spend(self, steps: int) -> None:
+        looked, self._steps = self._steps // CHECK_EVERY, self._steps + steps
+        is_time = self._steps // CHECK_EVERY > looked  # asking the clock takes as long as a short function
+        if self._steps > self.limits.steps or (is_time and time.thread_time() > self._deadline):
+            self._stopped = "the statement takes too long"
+            raise ToolError(self._stopped)
 
 
-_STATM, _PAGE = _statm(), os.sysconf("SC_PAGE_SIZE")
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, str | bytes) else 0
+
+
+def _meter() -> Callable[[], int]:
+    """Tells the bytes that SQLite holds. Where its library hides that, the peak of the process stands for it."""
+    with suppress(OSError, AttributeError):
+        used = ctypes.CDLL(_sqlite3.__file__).sqlite3_memory_used
+        used.restype = ctypes.c_int64
+        return cast("Callable[[], int]", used)
+    return lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+_memory = _meter()

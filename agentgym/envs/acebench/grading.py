@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any
 
 from agentgym.action import Call
 from agentgym.envs.calls import Json, bare, tool_name
 
 MISSING, INCORRECT, LIMITED = "Missing necessary parameters", "There is incorrect value", "the limitations of the function"
+PHRASES = {"special_incomplete": MISSING, "special_error_param": INCORRECT, "special_irrelevant": LIMITED}
 WEIGHTS = {"normal": 0.578, "special": 0.2676, "agent": 0.1545}
+_SENTENCE = re.compile(rf"(?:{MISSING}|{INCORRECT}) \((.{{0,2000}}?)\) for the (?:api|parameters) \(([^()]*)\)")
 _NUMBERED = re.compile(r"_\d+$")  # a function that is wanted more than once
 
 
@@ -20,8 +26,8 @@ def fault(calls: Sequence[Call], functions: Sequence[Json], wanted: Json, *, off
     """What is wrong with ``calls``, in one sentence; empty where they are right. ``wanted``: ``{name: {parameter: value}}``.
 
     The functions must be those that are wanted, each as often, in any order, and each parameter that is wanted be given, no other,
-    with a value that `agrees`. ``official``: as the benchmark's program grades, a call may leave out what its description does not
-    require, and values are compared by `agrees_loosely`.
+    with a value that `agrees`; each call stands for one. ``official``: as the benchmark's program grades, a call may leave out what its
+    description does not require, values are compared by `agrees_loosely`, and one call may stand for several of its function.
 
     Source: ACEBench (arXiv 2501.12851), the checker of its program [S]. One thing is mended: the program takes the spaces out of an
     answer but not out of the known one, and so refuses some known answers.
@@ -29,13 +35,31 @@ def fault(calls: Sequence[Call], functions: Sequence[Json], wanted: Json, *, off
     names = [function_name(name, functions) for name in wanted]
     if Counter(tool_name(call.name) for call in calls) != Counter(map(tool_name, names)):
         return f"{', '.join(call.name for call in calls) or 'nothing'} is called, not {', '.join(names)}"
+    fitting = []
     for name, values in zip(names, wanted.values(), strict=True):
         parameters = next(function["parameters"] for function in functions if function["name"] == name)
-        given = [call.arguments for call in calls if tool_name(call.name) == tool_name(name)]
-        faults = [_fault_of_call(arguments, parameters, values, official) for arguments in given]
+        same = [number for number, call in enumerate(calls) if tool_name(call.name) == tool_name(name)]
+        faults = [_fault_of_call(calls[number].arguments, parameters, values, official) for number in same]
         if "" not in faults:
             return f"{name}: {faults[0]}"
-    return ""
+        fitting.append([number for number, why in zip(same, faults, strict=True) if not why])
+    return "" if official or each_has_its_own(fitting) else "one call would have to stand for two"
+
+
+def each_has_its_own(fitting: Sequence[Sequence[int]]) -> bool:
+    """Whether each can be given one of those numbers that fit it, and none twice."""
+    owners: dict[int, int] = {}
+
+    def given(one: int, tried: set[int]) -> bool:
+        for number in fitting[one]:
+            if number not in tried:
+                tried.add(number)
+                if number not in owners or given(owners[number], tried):
+                    owners[number] = one
+                    return True
+        return False
+
+    return all(given(one, set()) for one in range(len(fitting)))
 
 
 def function_name(name: str, functions: Sequence[Json]) -> str:
@@ -50,20 +74,25 @@ def _fault_of_call(arguments: Json, parameters: Json, wanted: Json, official: bo
     for name, value in arguments.items():
         if name not in wanted:
             return f"{name} is not wanted"
-        if not (agrees_loosely if official else agrees)(value, wanted[name]):
-            return f"{name} is {value!r}, not {wanted[name]!r}"
+        described = parameters["properties"].get(name, {})
+        if not (agrees_loosely(value, wanted[name]) if official else agrees(value, wanted[name], described)):
+            return f"{name} is {reprlib.repr(value)}, not {reprlib.repr(wanted[name])}"
     return ""
 
 
-def agrees(value: Any, wanted: Any) -> bool:
-    """Whether a value is the wanted one: a text holds it (without case, spaces and ``,./-_*^``), but is it within a list; dicts
-    have the same keys; lists the same order; numbers are of one type, but for a whole one in place of a float."""
+def agrees(value: Any, wanted: Any, described: Json = MappingProxyType({})) -> bool:
+    """Whether a value is the wanted one: a text holds it (without case, spaces and ``,./-_*^``), but is it within a list and where
+    ``described`` names the allowed ones; dicts have the same keys; lists the same order; numbers are of one type, but for a whole one in
+    place of a float."""
     if isinstance(wanted, str):
-        return isinstance(value, str) and bare(wanted) in bare(value)
+        return isinstance(value, str) and (bare(value) == bare(wanted) if "enum" in described else bare(wanted) in bare(value))
     if isinstance(wanted, dict):
-        return isinstance(value, dict) and value.keys() == wanted.keys() and all(agrees(value[key], wanted[key]) for key in wanted)
+        parts = described.get("properties", {})
+        same_keys = isinstance(value, dict) and value.keys() == wanted.keys()
+        return same_keys and all(agrees(value[key], wanted[key], parts.get(key, {})) for key in wanted)
     if isinstance(wanted, list):
-        return isinstance(value, list | tuple) and len(value) == len(wanted) and all(map(_agrees_within_list, value, wanted))
+        same_length = isinstance(value, list | tuple) and len(value) == len(wanted)
+        return same_length and all(map(partial(_agrees_within_list, described=described.get("items", {})), value, wanted))
     if isinstance(wanted, bool):
         return value is wanted or value == str(wanted).lower()
     whole = isinstance(wanted, float) and type(value) is int
@@ -84,20 +113,30 @@ def agrees_loosely(value: Any, wanted: Any, within: bool = False) -> bool:
     return agrees(value, wanted)
 
 
-def _agrees_within_list(value: Any, wanted: Any) -> bool:
-    return bool(bare(value) == bare(wanted)) if isinstance(wanted, str) else agrees(value, wanted)
+def _agrees_within_list(value: Any, wanted: Any, described: Json) -> bool:
+    return bool(bare(value) == bare(wanted)) if isinstance(wanted, str) else agrees(value, wanted, described)
 
 
 def tells(category: str, text: str, wanted: Any, *, official: bool = False) -> bool:
-    """Whether ``text`` says, in the set phrase of a special category, what is wrong, and names every parameter and value in it.
+    """Whether ``text`` says, in the set sentence of a special category and of no other, what is wrong: its parameters, values and
+    function, and no others.
 
-    ``official``: of incorrect values the program of the benchmark [S] does not ask for the parameters.
+    ``official``: the program of the benchmark [S] looks for the set phrase anywhere, and all names and values, but of incorrect values
+    not the parameters.
     """
-    if category == "special_irrelevant":
-        return LIMITED in text
-    incorrect = category == "special_error_param"
-    parts = [part for name, parts in wanted.items() for part in (*parts, *(() if official and incorrect else (name,)))]
-    return (INCORRECT if incorrect else MISSING) in text and all(str(part) in text for part in parts)
+    phrase, wanted = PHRASES[category], wanted or {}
+    if official:
+        named = [] if category == "special_error_param" else list(wanted)
+        return phrase in text and all(str(part) in text for part in (*named, *chain(*wanted.values())))
+    if [one for one in PHRASES.values() if one in text] != [phrase]:
+        return False
+    found = _SENTENCE.findall(text)
+    told = {part for parts, _ in found for part in _listed(parts)}, {tool_name(part) for _, names in found for part in _listed(names)}
+    return told == ({part for one in chain(*wanted.values()) for part in _listed(str(one))}, set(map(tool_name, wanted)))
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip(" '\"`") for part in text.split(",")]
 
 
 def telling(category: str, wanted: Any) -> str:

@@ -10,12 +10,12 @@ from typing import Any
 from pydantic import AliasChoices, BaseModel, Field, field_validator, model_validator
 
 from agentgym.envs.acebench.examples import EXAMPLES
-from agentgym.envs.acebench.grading import function_name
+from agentgym.envs.acebench.grading import PHRASES, function_name
 from agentgym.envs.rows import Rows, read
 from agentgym.errors import AgentGymError
 from agentgym.task import Task
 
-PLAYED = ("normal_", "special_")
+PLAYED = ("normal_", *PHRASES)
 
 
 class Parameters(BaseModel):

@@ -180,7 +180,9 @@ def _like(value: Any, true: Any) -> Any:
     if isinstance(true, bool):
         return {"true": True, "false": False}.get(folded(value), value)
     try:
-        return ast.literal_eval(value)
+        read = ast.literal_eval(value)
+        str(read)  # an integer of more than 4,300 digits, such as a hexadecimal one, has no text to be compared by
+        return read
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return value
 

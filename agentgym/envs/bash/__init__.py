@@ -14,9 +14,9 @@ from agentgym.env import AgentEnv, Reply
 from agentgym.envs.bash.own import TASKS, TREE
 from agentgym.envs.bash.rows import read_folder
 from agentgym.envs.bash.scoring import Score, score
-from agentgym.envs.bash.shell import LIMITS, Done, Place, perform
+from agentgym.envs.bash.shell import LIMITS, SECONDS, Done, Place, perform
 from agentgym.envs.bash.tree import Tree
-from agentgym.errors import JudgeError
+from agentgym.errors import InfrastructureError, JudgeError
 from agentgym.snapshot import Kind, state_digest
 from agentgym.task import Task
 from agentgym.tool import tool
@@ -41,7 +41,7 @@ class Bash(AgentEnv):
     Without arguments: a dozen tasks of our own. ``data``: the folder of InterCode's files (``fs1.jsonl``, ``fs1_manifest.json`` and so on).
     A command runs in a sandbox whose root holds the files of the task and the commands of this machine; what it leaves is the state, a
     value. The gold command runs beside it, in a sandbox call of its own, each time that a command is judged. Raises `JudgeError`
-    where the gold command itself comes to no end.
+    where the gold command itself comes to no end, and `InfrastructureError` where it is late.
     """
 
     system = (
@@ -106,6 +106,8 @@ class Bash(AgentEnv):
         gold = perform(self._sandbox, before, self.task.answer["gold"], now)
         if gold.problem:
             raise JudgeError(f"the gold command of task {self.task.id} comes to no end ({gold.problem}): mend the task")
+        if gold.late:
+            raise InfrastructureError(f"the gold command of task {self.task.id} took more than {SECONDS:g} s: the machine is too busy")
         return score(before.tree, done.place.tree, done.output, gold.place.tree, gold.output)
 
 

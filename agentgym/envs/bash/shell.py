@@ -17,8 +17,9 @@ from agentgym.tools.sandbox import Sandbox, SandboxLimits
 
 SECONDS = 10.0  # that a command may take, as in the official environment
 LIMITS = SandboxLimits(wall=15.0, cpu=15.0, processes=64)
-MOST_ENTRIES, LARGEST = 2000, 4 * 2**20  # of a tree, and bytes of it
+MOST_ENTRIES, LARGEST = 2000, 6 * 2**20  # of a tree, and bytes of it as it is sent
 LONGEST_NAME = 255  # bytes
+LONGEST_COMMAND = 2**17  # characters; the system takes no longer word
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOSTNAME": "sandbox",
@@ -43,6 +44,7 @@ class Done:
     output: str
     place: Place
     problem: str = ""  # why the tree is as before
+    late: bool = False
 
 
 def perform(sandbox: Sandbox, place: Place, command: str, now: int) -> Done:
@@ -55,7 +57,7 @@ def perform(sandbox: Sandbox, place: Place, command: str, now: int) -> Done:
     if words is None:
         return Done(MALFORMED, place)
     order = {
-        "tree": [[path, *entry[:3], _written(entry.content)] for path, entry in place.tree],
+        "tree": _rows(place.tree),
         "now": now,
         "words": words,
         "folder": place.folder if folder is None else "/",
@@ -70,11 +72,11 @@ def perform(sandbox: Sandbox, place: Place, command: str, now: int) -> Done:
         result = json.loads(done.files[Path(inside.RESULT).name])
         output, status, late = base64.b64decode(result["output"]), result["status"], bool(result["late"])
         tree = _read(result["tree"])
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         return Done(_unfinished(done.stopped), place, str(error) or "nothing was left")
     after = Place(tree, folder if folder is not None and status == 0 else place.folder)
     if late:
-        return Done(LATE, replace(after, folder=place.folder))
+        return Done(LATE, replace(after, folder=place.folder), late=True)
     try:
         return Done(output.decode(), after)
     except UnicodeDecodeError:
@@ -83,6 +85,8 @@ def perform(sandbox: Sandbox, place: Place, command: str, now: int) -> Done:
 
 def _words(command: str) -> list[str] | None:
     """The words of ``/bin/bash -c "command"``, read as Docker's client reads a command line: inner double quotes end the text."""
+    if len(command) > LONGEST_COMMAND:
+        return None
     try:
         return shlex.split(f'/bin/bash -c "{command.strip()}"')
     except ValueError:
@@ -106,18 +110,18 @@ def _unfinished(stopped: str) -> str:
     return f"The command did not end: {why}. The files are as before it."
 
 
-def _written(content: bytes) -> str:
-    return base64.b64encode(content).decode()
+def _rows(tree: Tree) -> list[list[Any]]:
+    return [[path, *entry[:3], base64.b64encode(entry.content).decode()] for path, entry in tree]
 
 
 def _read(rows: Sequence[Any]) -> Tree:
     """Raises ValueError for what is no tree, or too large a one."""
     if not isinstance(rows, list) or len(rows) > MOST_ENTRIES:
         raise ValueError(f"a tree is a list of at most {MOST_ENTRIES} places")
-    entries = dict(_entry(*row) for row in rows)
-    if sum(len(path) + len(entry.content) for path, entry in entries.items()) > LARGEST:
-        raise ValueError(f"the files hold more than {LARGEST:,} bytes")
-    return tree_of(entries)
+    tree = tree_of(dict(_entry(*row) for row in rows))
+    if len(json.dumps(_rows(tree))) > LARGEST:
+        raise ValueError(f"the files are more than {LARGEST:,} bytes as they are sent")
+    return tree
 
 
 def _entry(path: str, kind: Any, mode: int, when: int, content: str) -> tuple[str, Entry]:

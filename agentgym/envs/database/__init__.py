@@ -19,7 +19,7 @@ from agentgym.tool import tool
 from agentgym.tools.sqlite import Database as Tables
 
 if TYPE_CHECKING:
-    from agentgym.tools.sqlite_mysql import MySQL
+    from agentgym.tools.mysql import MySQL
 
 LONGEST_RESULT = 2000  # characters
 
@@ -110,7 +110,7 @@ class Database(AgentEnv):
 
 @cache
 def _engine() -> MySQL:
-    from agentgym.tools.sqlite_mysql import MySQL
+    from agentgym.tools.mysql import MySQL
 
     return MySQL()
 

@@ -14,11 +14,11 @@ from pydantic import BaseModel, Field, model_validator
 from agentgym.envs.rows import read
 from agentgym.errors import AgentGymError
 from agentgym.task import Task
+from agentgym.tools.mysql.tables import ColumnInfo, TableInfo
 from agentgym.tools.sqlite import Database
-from agentgym.tools.sqlite_tables import ColumnInfo, TableInfo
 
 if TYPE_CHECKING:
-    from agentgym.tools.sqlite_mysql import MySQL
+    from agentgym.tools.mysql import MySQL
 
 CHANGES = ("INSERT", "UPDATE", "DELETE")
 NAME = "database"  # of the database that holds the table

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from random import Random
 
+from pydantic import BaseModel, Field, field_validator
+
+from agentgym.envs.polyglot.decoys import with_decoys
 from agentgym.envs.rows import Rows, name_of, read
 from agentgym.errors import AgentGymError
 from agentgym.task import Task
@@ -17,6 +20,16 @@ class Row(BaseModel):
     editor_files: dict[str, str] = {}
     example: dict[str, str] = {}
     split: str = "test"
+
+    @field_validator("test_files")
+    @classmethod
+    def _suites(cls, files: dict[str, str]) -> dict[str, str]:
+        for name, text in files.items():
+            try:
+                with_decoys(text, Random(0))
+            except AgentGymError as error:
+                raise ValueError(f"{name}: {error}") from None
+        return files
 
     def task(self) -> Task:
         files = self.editor_files | self.solution_files

@@ -118,6 +118,8 @@ class Search(AgentEnv):
             found = {"em": exact_match(answer, accepted), "f1": f1(answer, accepted), "cover_em": cover_match(answer, accepted)}
         if "compares" in self.task.data:
             found["em_comparing" if self.task.data["compares"] else "em_chains"] = found["em"]
+        if self.task.data.get("gold_in_corpus"):  # a set whose corpus lacks pages that some of its questions need
+            found["em_gold_in_corpus"] = found["em"]
         return found
 
     def gold(self, task: Task) -> list[str]:

@@ -22,12 +22,16 @@ class PageRow(BaseModel):
 
 
 class QuestionRow(BaseModel):
-    """One question of HotpotQA, 2WikiMultiHopQA, MuSiQue, Bamboogle, StrategyQA or the like."""
+    """One question of HotpotQA, 2WikiMultiHopQA, MuSiQue, Bamboogle, StrategyQA or the like.
+
+    ``gold_in_corpus``: whether the corpus holds all pages that the answer needs, where the set says so.
+    """
 
     id: str | None = Field(None, validation_alias=AliasChoices("id", "_id", "qid"), coerce_numbers_to_str=True)
     question: str = Field(min_length=1)
     answers: list[str] = Field(min_length=1, validation_alias=AliasChoices("answer", "golden_answers", "answers"))
     answer_aliases: list[str] = []
+    gold_in_corpus: bool | None = None
     split: str | None = None
 
     @field_validator("answers", mode="before")
@@ -62,7 +66,8 @@ def read_questions(sources: Sequence[Rows]) -> dict[str, list[Task]]:
             if (split, id) in places:
                 raise AgentGymError(f"{place}: the id {id!r} stands at {places[split, id]} already; give it another")
             places[split, id] = place
-            tasks.setdefault(split, []).append(Task(id, row.question, [*row.answers, *row.answer_aliases], split))
+            data = row.model_dump(include={"gold_in_corpus"}, exclude_none=True)
+            tasks.setdefault(split, []).append(Task(id, row.question, [*row.answers, *row.answer_aliases], split, data))
     if not tasks:
         raise AgentGymError(f"{' and '.join(map(name_of, sources))}: no questions")
     return {split: tasks[split] for split in sorted(tasks, key=_rank)}

@@ -21,7 +21,7 @@ from agentgym.tool import tool
 from agentgym.tools.sqlite import Database
 
 if TYPE_CHECKING:
-    from agentgym.tools.sqlite_mysql import MySQL
+    from agentgym.tools.mysql import MySQL
 
 LONGEST_ANSWER = 1000  # characters of a result that the agent reads; all of it is graded
 FAILED = "Error executing query: "
@@ -118,7 +118,7 @@ def _shown(rows: Rows | None) -> str:
 
 @cache
 def _engine() -> MySQL:
-    from agentgym.tools.sqlite_mysql import MySQL
+    from agentgym.tools.mysql import MySQL
 
     return MySQL()
 

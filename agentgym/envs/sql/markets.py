@@ -7,9 +7,9 @@ from random import Random
 
 from agentgym.seeds import Lineage
 from agentgym.task import Task
+from agentgym.tools.mysql import MySQL
+from agentgym.tools.mysql.tables import ColumnInfo, TableInfo
 from agentgym.tools.sqlite import Database
-from agentgym.tools.sqlite_mysql import MySQL
-from agentgym.tools.sqlite_tables import ColumnInfo, TableInfo
 
 SIZES = {"train": 2000, "validation": 100, "test": 200}
 MARKETS = {"train": 40, "validation": 4, "test": 8}  # databases

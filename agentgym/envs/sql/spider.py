@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field
 from agentgym.envs.rows import read
 from agentgym.errors import AgentGymError
 from agentgym.task import Task
+from agentgym.tools.mysql import MySQL
 from agentgym.tools.sqlite import Database
-from agentgym.tools.sqlite_mysql import MySQL
 
 DUMP = "spider_dbs_mysql.sql"
 

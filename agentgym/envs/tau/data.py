@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
+from agentgym.envs.rows import read
 from agentgym.errors import AgentGymError, ToolError
 from agentgym.task import Task
 from agentgym.tools.tables import FrozenDict, freeze
@@ -28,6 +29,9 @@ class Row(BaseModel):
     instruction: str
     actions: list[GoldCall]
     outputs: list[str] = []
+
+    def task(self, split: str) -> Task:
+        return Task(self.id, self.instruction, self.model_dump(include={"actions", "outputs"}), split)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ def load_domain(folder: Path, name: str, tables: tuple[str, ...]) -> Domain:
     files = {path.stem.removeprefix("tasks_"): path for path in sorted(folder.glob("tasks_*.jsonl"))}
     if not files:
         raise AgentGymError(f"{folder} holds no tasks_*.jsonl: give tau-bench's folder")
-    tasks = {split: tuple(_tasks(path, split, name)) for split, path in files.items()}
+    tasks = {split: tuple(row.task(split) for _, row in read(path, Row)) for split, path in files.items()}
     return Domain(frozen, _read(folder / "policy.md", name).decode(), tasks)
 
 
@@ -57,20 +61,6 @@ def record(tables: FrozenDict, table: str, id: str) -> Any:
     if id not in tables[table]:
         raise ToolError(f"{table.removesuffix('s')} not found")
     return tables[table][id]
-
-
-def _tasks(path: Path, split: str, name: str) -> list[Task]:
-    tasks = []
-    for number, line in enumerate(_read(path, name).splitlines(), start=1):
-        try:
-            row = Row.model_validate(orjson.loads(line))
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise AgentGymError(f"{path}, line {number}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from error
-        except ValueError as error:
-            raise AgentGymError(f"{path}, line {number} is not JSON ({error})") from error
-        tasks.append(Task(row.id, row.instruction, row.model_dump(include={"actions", "outputs"}), split))
-    return tasks
 
 
 def _read(path: Path, name: str) -> bytes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from agentgym.action import parse_action
-from agentgym.envs.user.users import TRIES, CachedUser, Line, User, UserFailure, UserTurn, UserView
+from agentgym.envs.user.users import TRIES, CachedUser, Line, User, UserFailure, UserTurn, UserView, can_be_noted
 from agentgym.errors import AgentGymError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class InstructedUser:
     """A model that plays the user by the benchmark's rules, in our words [S2]. Published scores are with gpt-4o; another shifts them.
 
     ``role`` writes what it is told of itself. With ``specs``, tools in OpenAI's form, it may act before it speaks.
-    Raises `UserFailure` where it says nothing three times in a row.
+    Raises `UserFailure` where it says nothing three times in a row, or nothing that can be noted.
     """
 
     blocking = True
@@ -46,7 +46,7 @@ class InstructedUser:
         messages = [{"role": "system", "content": self.role(view)}, *_messages(view)]
         for _ in range(TRIES):
             said = self.completion.complete(messages, self.specs, seed=rng.getrandbits(31))
-            if said.calls and self.specs:
+            if said.calls and self.specs and all(map(can_be_noted, said.calls)):
                 return UserTurn(actions=said.calls)
             if said.text.strip() and not said.calls:
                 return UserTurn(said.text)

@@ -17,9 +17,9 @@ from agentgym.envs.tau.data import Domain
 from agentgym.envs.tau.users import GREETING
 from agentgym.envs.tau2.rows import instruction
 from agentgym.envs.tau2.scoring import Made, acted, communicated, judged
-from agentgym.envs.tau2.users import STOPS
+from agentgym.envs.tau2.users import ENOUGH, MOST_DEEDS, STOPS
 from agentgym.envs.user.phone import Device
-from agentgym.envs.user.users import Line, User, UserFailure, UserView, deed
+from agentgym.envs.user.users import Line, User, UserFailure, UserTurn, UserView, deed
 from agentgym.errors import JudgeError
 from agentgym.outcome import Outcome
 from agentgym.snapshot import state_digest
@@ -27,7 +27,6 @@ from agentgym.task import Task
 from agentgym.tool import Tool, tool
 from agentgym.tools.completion import Completion
 
-MOST_DEEDS = 30  # of the user, before it says something
 BY_RULE = ("DB", "ENV_ASSERTION", "ACTION", "COMMUNICATE")  # criteria that need no judge
 NO_CALLS = frozenset({"respond", "done"})  # tools that are the agent's words and its end
 
@@ -179,9 +178,13 @@ class Tau2Env(TauEnv):
                 answer = self._used(call)
                 self.state = replace(self.state, dialogue=(*self.state.dialogue, deed(call), Line("device", answer)))
             if not turn.actions:
-                self._hear("user", turn.text)
-                return turn.text
-        raise UserFailure(f"the simulated user did {MOST_DEEDS} things and more before a word: choose another model for it")
+                break
+        else:
+            if not any(line.speaker == "agent" for line in self.state.dialogue):
+                raise UserFailure(f"the simulated user did {MOST_DEEDS} things and more before a word: choose another model for it")
+            turn = UserTurn(ENOUGH)  # the agent may have asked for so much: no words of its own leave an episode without a verdict
+        self._hear("user", turn.text)
+        return turn.text
 
     def _view(self) -> UserView:
         data = self.task.data

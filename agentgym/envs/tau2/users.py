@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,11 @@ if TYPE_CHECKING:
     from agentgym.tools.completion import Completes
 
 TRANSFERRED, OUT_OF_SCOPE = "###TRANSFER###", "###OUT-OF-SCOPE###"
+MOST_DEEDS = 30  # of the user, before it says something
+ENOUGH = "I can only do one thing at a time. Which one first?"  # said in place of a user that does not cease to do things
 STOPS = (STOP, TRANSFERRED, OUT_OF_SCOPE)
 _GOODBYE = re.compile(r"\b(?:goodbye|bye|resolved|solved|fixed|all set)\b", re.IGNORECASE)
-_ARGUMENT = re.compile(r"(\w+)\s*[=:]\s*[\"'`]?([\w.-]+)[\"'`]?")
+_ARGUMENT = re.compile(r"\b(\w+)\s*[=:]\s*[\"'`]?([\w.-]+)[\"'`]?")
 _VALUE = re.compile(r"^\s*[\"'`]?([\w.-]+)[\"'`]?\s*$")
 
 
@@ -34,22 +37,22 @@ class ObedientUser:
     """Rules in place of a model, for tests and for a policy that learns: it does what the agent names, and tells what came of it.
 
     ``specs``: the phone's tools. It reads their names, with or without arguments as of a call, in what the agent says, does them in that
-    order, one after another, and repeats what it was shown. A word such as "resolved" or "goodbye" ends the conversation, and so does a
-    transfer to a human agent.
+    order, one after another, as many as it may before it speaks, and repeats what it was shown. A word such as "resolved" or "goodbye"
+    ends the conversation, and so does a transfer to a human agent.
     """
 
     blocking = False
 
     def __init__(self, specs: Sequence[Mapping[str, Any]]) -> None:
         self._parameters = {spec["function"]["name"]: list(spec["function"]["parameters"]["properties"]) for spec in specs}
-        self._name = re.compile(rf"\b({'|'.join(self._parameters)})\b(?:\(([^)]*)\))?")
+        self._name = re.compile(rf"\b({'|'.join(self._parameters)})\b(?:\(([^()]*)\))?")
 
     def reply(self, view: UserView, rng: Random) -> UserTurn:
         last = max(place for place, line in enumerate(view.dialogue) if line.speaker == "agent")
         if last == 0:
             return UserTurn(" ".join(view.knowledge[name] for name in ("reason_for_call", "known_info") if name in view.knowledge))
         asked, shown = view.dialogue[last].text, view.dialogue[last + 2 :: 2]
-        wanted = [self._call(found) for found in self._name.finditer(asked)]
+        wanted = [self._call(found) for found in islice(self._name.finditer(asked), MOST_DEEDS - 1)]
         if len(shown) < len(wanted):
             return UserTurn(actions=(wanted[len(shown)],))
         return UserTurn(self._answer(asked, wanted, shown))

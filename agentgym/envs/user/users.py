@@ -176,5 +176,14 @@ def _messages(view: UserView) -> list[dict[str, Any]]:
     return messages
 
 
+def can_be_noted(call: Call) -> bool:
+    """Whether a deed can be written into the dialogue and read again: servers let through deeper lists, longer numbers and NaN."""
+    try:
+        orjson.dumps(call.arguments)
+        return parse_action(format_action(call)).calls == (call,)
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
 def deed(call: Call) -> Line:
     return Line("deed", format_action(call))

@@ -66,7 +66,7 @@ class Sandbox(Protocol):
 def open_sandbox(backend: Backend | None = None, limits: SandboxLimits | None = None, *, commands: bool = False) -> Sandbox:
     """A sandbox that works here: ``backend`` if one is named, else bubblewrap, else Docker.
 
-    ``commands``: programs find the commands of this machine as well (``/usr``, read-only), and a root folder of their own,
+    ``commands``: programs find the commands of this machine as well (of ``/usr``, read-only), and a root folder of their own,
     which they may fill. Bubblewrap alone does that.
 
     Raises `AgentGymError` if it cannot be had, and says what to install. ``"subprocess"`` guarantees less (docs/sandbox.md)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from agentgym.tools.sandbox.process import ProcessShell
 from agentgym.tools.sandbox.worker import SOCKET, Shell
 
 _DEVICES = ("null", "zero", "full", "random", "urandom")
+_SHOWN = ("bin", "sbin", "lib", "share")  # how the folders of /usr begin that hold commands; packages of Python are covered even there
 _NETWORK = ("/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt")
 # What the worker needs until it has made a user namespace of its own, where root starts it.
 _CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_SYS_ADMIN")
@@ -62,7 +64,13 @@ class Bubblewrap:
 
 def _machine(folder: Path) -> list[str]:
     """The commands of this machine, and the few files of ``/etc`` that they need, beside what every sandbox has."""
-    options = ["--dir", rootfs.MACHINE, "--dir", f"{rootfs.MACHINE}/etc", "--ro-bind", "/usr", f"{rootfs.MACHINE}/usr"]
+    options = [word for place in ("", "/etc", "/usr") for word in ("--dir", rootfs.MACHINE + place)]
+    for entry in os.scandir("/usr"):
+        if entry.is_dir(follow_symlinks=False):
+            options += ["--ro-bind", entry.path] if entry.name.startswith(_SHOWN) else ["--dir"]
+            options.append(rootfs.MACHINE + entry.path)
+    for packages in glob("/usr/lib*/python*/*-packages"):
+        options += ["--tmpfs", rootfs.MACHINE + packages, "--remount-ro", rootfs.MACHINE + packages]
     for place in ("/etc/alternatives", "/etc/ld.so.cache"):
         options += ["--ro-bind-try", place, rootfs.MACHINE + place]
     for place, text in rootfs.ROOT_TEXTS.items():

@@ -13,6 +13,7 @@ from agentgym.tools.tables import FrozenDict
 
 TODAY = date(2025, 2, 25)
 DAYS_TO_PAY = 14
+MOST_GB = 1000  # added at once [R]
 TABLES = {"customers": "customer_id", "lines": "line_id", "plans": "plan_id", "devices": "device_id", "bills": "bill_id"}
 TABLE_OF_LETTER = {"L": "lines", "D": "devices", "B": "bills", "C": "customers", "P": "plans"}
 
@@ -81,6 +82,8 @@ def refueled(tables: FrozenDict, customer_id: str, line_id: str, gb_amount: floa
     line = line_of(tables, customer_id, line_id)
     if gb_amount <= 0:
         raise ToolError("the amount of data must be more than 0 GB")
+    if not gb_amount <= MOST_GB:  # nor is it NaN
+        raise ToolError(f"the amount of data must be no more than {MOST_GB} GB")
     refueling = line["data_refueling_gb"] + gb_amount
     charge = round(gb_amount * plan_of(tables, line)["data_refueling_price_per_gb"], 2)
     tables, draft = _draft(with_line(tables, line_id, data_refueling_gb=refueling), customer_id)

@@ -12,8 +12,8 @@ from sqlglot import exp, parse_one
 from sqlglot.errors import SqlglotError
 
 from agentgym.errors import AgentGymError, ToolError
+from agentgym.tools.mysql.tables import ColumnInfo, TableInfo, create
 from agentgym.tools.sqlite import Database, Engine, Value
-from agentgym.tools.sqlite_tables import ColumnInfo, TableInfo, create
 
 _STATEMENT = re.compile(r"((?:'(?:[^'\\]|\\.|'')*'|`[^`]*`|/\*.*?\*/|--[^\n]*\n|[^;'`])*?);", re.DOTALL)
 _VALUE = re.compile(

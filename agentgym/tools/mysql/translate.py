@@ -9,9 +9,9 @@ from typing import Any
 from sqlglot import exp
 
 from agentgym.errors import ToolError
-from agentgym.tools.sqlite_expressions import Expressions, Place, is_aggregate, loose_columns
-from agentgym.tools.sqlite_names import Alias, Bound, Column, Scope, Source, determined
-from agentgym.tools.sqlite_values import merged
+from agentgym.tools.mysql.expressions import Expressions, Place, is_aggregate, loose_columns
+from agentgym.tools.mysql.names import Alias, Bound, Column, Scope, Source, determined
+from agentgym.tools.mysql.values import merged
 
 Node = Any  # of sqlglot, whose classes tell little to a type checker
 SCHEMA = "information_schema"

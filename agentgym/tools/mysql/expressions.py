@@ -9,14 +9,15 @@ from typing import Any
 from sqlglot import exp
 
 from agentgym.errors import ToolError
-from agentgym.tools.sqlite_calls import call_of
-from agentgym.tools.sqlite_functions import FUNCTIONS
-from agentgym.tools.sqlite_names import Bound, Column, Scope
-from agentgym.tools.sqlite_values import (
+from agentgym.tools.mysql.calls import call_of
+from agentgym.tools.mysql.functions import FUNCTIONS
+from agentgym.tools.mysql.names import Bound, Column, Scope
+from agentgym.tools.mysql.values import (
     DATE,
     DATETIME,
     DOUBLE,
     INT,
+    MOST_DIGITS,
     NULL,
     TEXT,
     Type,
@@ -37,7 +38,6 @@ BITS = (exp.BitwiseAnd, exp.BitwiseOr, exp.BitwiseXor, exp.BitwiseNot, exp.Bitwi
 VARIANCES = (exp.StddevPop, exp.Stddev, exp.VariancePop)
 RANKS = (exp.RowNumber, exp.Rank, exp.DenseRank, exp.Ntile)
 NEIGHBOURS = (exp.Lag, exp.Lead, exp.FirstValue, exp.LastValue)
-MOST_DIGITS = 30
 
 
 @dataclass(frozen=True)

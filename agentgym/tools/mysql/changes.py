@@ -7,10 +7,11 @@ from typing import Any
 from sqlglot import exp
 
 from agentgym.errors import ToolError
-from agentgym.tools.sqlite_expressions import Place
-from agentgym.tools.sqlite_names import Scope
-from agentgym.tools.sqlite_translate import Translator
-from agentgym.tools.sqlite_values import Type
+from agentgym.tools.mysql.expressions import Place
+from agentgym.tools.mysql.names import Scope
+from agentgym.tools.mysql.tables import check_writable
+from agentgym.tools.mysql.translate import Translator
+from agentgym.tools.mysql.values import Type
 
 Node = Any  # of sqlglot, whose classes tell little to a type checker
 
@@ -20,11 +21,10 @@ def changed(translator: Translator, tree: Node) -> Node:
     table = tree.this.this if isinstance(tree.this, exp.Schema) else tree.this
     if not isinstance(table, exp.Table) or table.args.get("joins") or tree.args.get("using") or tree.args.get("conflict"):
         raise ToolError("only one table can be changed here, by INSERT, UPDATE and DELETE of the plain form")
-    if table.db.lower() == "information_schema":
-        raise ToolError("Access denied to database 'information_schema'")
     translator.check_tables(tree)
     scope = Scope(translator.database)
     known = translator.table(table)
+    check_writable(known.name)
     scope.add(known)
     table.set("db", None)
     table.set("this", exp.to_identifier(known.name, quoted=True))

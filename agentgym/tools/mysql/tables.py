@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentgym.errors import ToolError
+from agentgym.tools.mysql.functions import NOW
+from agentgym.tools.mysql.names import Column, Source
+from agentgym.tools.mysql.values import INT, TEXT, Type, declared, from_moment
 from agentgym.tools.sqlite import Database, Engine, Session, Value
-from agentgym.tools.sqlite_functions import NOW
-from agentgym.tools.sqlite_names import Column, Source
-from agentgym.tools.sqlite_values import INT, TEXT, Type, declared, from_moment
 
 SCHEMA = "information_schema"
 _AFFINITY = {"int": "INTEGER", "decimal": "NUMERIC", "double": "REAL", "float": "REAL"}
@@ -126,19 +126,31 @@ def create(engine: Engine, name: str, tables: Iterable[tuple[TableInfo, Iterable
 def add_table(session: Session, schema: str, table: TableInfo) -> None:
     for statement in table.statements():
         session.run(statement)
-    session.fill(f'INSERT INTO "{SCHEMA}.columns" VALUES ({", ".join("?" * len(_SCHEMA_COLUMNS["columns"]))})', table.rows(schema))
-    session.fill(f'INSERT INTO "{SCHEMA}.tables" VALUES (?, ?, ?)', [(schema.lower(), table.name.lower(), "BASE TABLE")])
+    for row in table.rows(schema):
+        tell(session, "columns", row)
+    tell(session, "tables", (schema.lower(), table.name.lower(), "BASE TABLE"))
 
 
-def catalogue(engine: Engine, database: Database) -> dict[str, TableInfo]:
-    """The tables of a database, by name in lower case, with their keys as far as one column or the primary key has them."""
+def tell(session: Session, part: str, row: Sequence[Value]) -> None:
+    """Add a row to a table of information_schema."""
+    session.run(f'INSERT INTO "{SCHEMA}.{part}" VALUES ({", ".join("?" * len(row))})', row)
+
+
+def check_writable(name: str) -> None:
+    """Raises `ToolError` for a table of information_schema, by its name in SQLite."""
+    if name.lower().startswith(f"{SCHEMA}."):
+        raise ToolError(f"Access denied to database '{SCHEMA}'")
+
+
+def catalogue(engine: Engine, database: Database) -> tuple[TableInfo, ...]:
+    """The tables of a database, their names in lower case, with their keys as far as one column or the primary key has them."""
     wanted = "TABLE_NAME, COLUMN_NAME, COLUMN_TYPE, IS_NULLABLE, COLUMN_DEFAULT, EXTRA, COLUMN_KEY"
     listed = engine.read(database, f'SELECT {wanted} FROM "{SCHEMA}.columns"')
     named = engine.read(database, f'SELECT TABLE_NAME FROM "{SCHEMA}.tables"')
     columns: dict[str, list[ColumnInfo]] = {str(table): [] for (table,) in named.rows}
     for table, name, kind, nullable, default, extra, key in listed.rows:
         columns[table].append(ColumnInfo(name, kind, nullable == "YES", default, extra, key))
-    return {table: _told(table, known) for table, known in columns.items()}
+    return tuple(_told(table, known) for table, known in columns.items())
 
 
 def source(table: TableInfo) -> Source:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from agentgym.errors import ToolError
-from agentgym.tools.sqlite_values import Type
+from agentgym.tools.mysql.values import Type
 
 Bound = tuple[str, str]  # a source of one query and a column of it, in lower case
 

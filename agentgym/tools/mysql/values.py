@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from datetime import date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation, localcontext
 from typing import Any, Literal, NamedTuple
@@ -17,6 +18,8 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("datetime", "timestamp"), "datetime"),
     "time": "time",
 }
+MOST_DIGITS = 30  # after the point
+_MOST = sys.float_info.max
 _DECLARED = re.compile(r"(\w+)\s*(?:\(\s*\d+\s*(?:,\s*(\d+)\s*)?\))?")
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)")
 _DATE = re.compile(r"\s*(\d{4})-(\d{1,2})-(\d{1,2})(?:[ T](\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:\.(\d{1,6}))?)?)?\s*")
@@ -45,7 +48,7 @@ def declared(text: str) -> Type:
     """The type that a column is declared with: ``varchar(255)``, ``float(10,2)``, ``int unsigned``."""
     match = _DECLARED.match(text.lower())
     kind = _KINDS.get(match[1], "text") if match else "text"
-    scale = int(match[2]) if match and match[2] else None
+    scale = min(int(match[2]), MOST_DIGITS) if match and match[2] else None
     return Type(kind, 0 if kind == "decimal" and scale is None else scale)
 
 
@@ -94,14 +97,19 @@ def to_python(value: Any, type: Type) -> Any:
     return value if isinstance(value, str | bytes) else to_text(value)
 
 
+def written(value: Any, type: Type) -> str | None:
+    """What SQLite holds, as MySQL writes it."""
+    return None if value is None else to_text(to_python(value, type) if type.is_number else value)
+
+
 def to_number(value: Any) -> float | int:
-    """A number, or the one that a text begins with, or 0."""
+    """A number, or the one that a text begins with, or 0; never infinite, as MySQL has none such."""
     if isinstance(value, int | float):
-        return value
+        return max(-_MOST, min(value, _MOST)) if isinstance(value, float) else value
     match = _NUMBER.match(value if isinstance(value, str) else bytes(value).decode("utf-8", "replace"))
     if match is None:
         return 0
-    return int(match[1]) if match[1].lstrip("+-").isdigit() and len(match[1]) < 19 else float(match[1])
+    return int(match[1]) if match[1].lstrip("+-").isdigit() and len(match[1]) < 19 else to_number(float(match[1]))
 
 
 def to_decimal(value: Any, scale: int) -> Decimal:
@@ -115,7 +123,9 @@ def to_decimal(value: Any, scale: int) -> Decimal:
 
 def to_text(value: Any) -> str:
     if isinstance(value, float):
-        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+        return repr(value).removesuffix(".0").replace("e+", "e")
+    if isinstance(value, Decimal):
+        return f"{value:f}"
     return bytes(value).decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""Calls of MySQL's functions, by the names of `agentgym.tools.sqlite_functions.FUNCTIONS`."""
+"""Calls of MySQL's functions, by the names of `agentgym.tools.mysql.functions.FUNCTIONS`."""
 
 from __future__ import annotations
 

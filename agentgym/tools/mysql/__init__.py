@@ -7,27 +7,30 @@ reference manual [S2], or is refused.
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from agentgym.errors import MissingExtra, ToolError
-from agentgym.tools.sqlite import Database, Engine, Row, Session, SqlLimits, Value
-from agentgym.tools.sqlite_functions import dress, like
-from agentgym.tools.sqlite_tables import (
+from agentgym.tools.mysql.functions import dress, like
+from agentgym.tools.mysql.tables import (
     SCHEMA,
     TableInfo,
     add_table,
     catalogue,
+    check_writable,
     create,
     described,
     form,
     quoted,
     schema_sources,
     source,
+    tell,
 )
-from agentgym.tools.sqlite_values import Type, to_python
+from agentgym.tools.mysql.values import Type, to_python, written
+from agentgym.tools.sqlite import Database, Engine, Row, Session, SqlLimits, Value
 
 # Words that MySQL 8 reserves and that parsers of many dialects take for names. After the first ones it goes on to expect a bracket.
 _CALLED = {
@@ -47,6 +50,7 @@ _SYNTAX = (
 )
 _SYSTEM = {SCHEMA, "mysql", "performance_schema", "sys"}
 NOT_UNDERSTOOD = "the statement is not understood"
+KEPT_CATALOGUES = 64
 _NEAR = 80  # characters of a statement that an error quotes
 _DEEPEST = 60  # brackets within brackets
 Node = Any  # of sqlglot, whose classes tell little to a type checker
@@ -73,12 +77,12 @@ class MySQL:
         logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns of each statement that it does not know, which is then refused
         self.engine = Engine(dress, limits)
         self.databases: tuple[str, ...] = ()
-        self._catalogue = lru_cache(32)(lambda database: catalogue(self.engine, database))
+        self._known: OrderedDict[str, tuple[TableInfo, ...]] = OrderedDict()  # by digest, as a key that holds no database
         self._prepared = lru_cache(512)(self._prepare)
 
     def load(self, path: Path) -> dict[str, Database]:
         """The databases of a file of mysqldump, by name."""
-        from agentgym.tools.sqlite_dump import read_dump
+        from agentgym.tools.mysql.dump import read_dump
 
         found = read_dump(self.engine, path)
         self.databases = tuple(found)
@@ -89,19 +93,20 @@ class MySQL:
 
     def tables(self, database: Database) -> Mapping[str, TableInfo]:
         """By name in lower case."""
-        found: Mapping[str, TableInfo] = self._catalogue(database)
-        return found
+        return {table.name: table for table in self._catalogue(database)}
 
-    def content(self, database: Database, table: str) -> tuple[Row, ...]:
-        """All rows of a table, in the values of SQLite."""
-        return self.engine.read(database, f"SELECT * FROM {quoted(self._table(database, table).name)}").rows
+    def content(self, database: Database, table: str) -> tuple[tuple[str | None, ...], ...]:
+        """All rows of a table, each value as MySQL writes it."""
+        known = self._table(database, table)
+        rows = self.engine.read(database, f"SELECT * FROM {quoted(known.name)}").rows
+        return tuple(tuple(written(value, column.type) for value, column in zip(row, known.columns, strict=True)) for row in rows)
 
     def run(self, database: Database, statement: str) -> tuple[tuple[Row, ...] | None, Database]:
         """The rows of the answer, None where it has none, and what the database has become."""
         from sqlglot import exp
 
         try:
-            tree = self._prepared(database, statement)
+            tree = self._prepared(database.name, self._catalogue(database), statement)
             match tree:
                 case Query():
                     return self._rows(database, tree), database
@@ -143,14 +148,14 @@ class MySQL:
 
     # Reading.
 
-    def _prepare(self, database: Database, statement: str) -> Any:
+    def _prepare(self, name: str, tables: tuple[TableInfo, ...], statement: str) -> Any:
         """A query made ready for SQLite, or any other statement as it was parsed."""
         from sqlglot import exp
 
         tree = self._parsed(statement)
         if not isinstance(tree, exp.Select | exp.SetOperation | exp.Subquery):
             return tree
-        translator, holder = self._translator(database), exp.Subquery(this=tree)
+        translator, holder = _translator(name, tables), exp.Subquery(this=tree)
         translator.check_tables(tree)
         columns = translator.query(holder)
         return Query(_sql(holder.this), tuple(column.type for column in columns))
@@ -159,10 +164,12 @@ class MySQL:
         result = self.engine.read(database, query.statement)
         return tuple(tuple(map(to_python, row, query.types)) for row in result.rows)
 
-    def _translator(self, database: Database) -> Any:
-        from agentgym.tools.sqlite_translate import Translator
-
-        return Translator(database.name, {name: source(table) for name, table in self.tables(database).items()} | schema_sources())
+    def _catalogue(self, database: Database) -> tuple[TableInfo, ...]:
+        if (found := self._known.get(database.digest)) is None:
+            found = self._known[database.digest] = catalogue(self.engine, database)
+            if len(self._known) > KEPT_CATALOGUES:
+                self._known.popitem(last=False)
+        return found
 
     def _show(self, database: Database, tree: Node) -> tuple[Row, ...]:
         what = str(tree.this).upper()
@@ -220,14 +227,15 @@ class MySQL:
             return Database(session.database.image, database.name)
 
     def _change(self, database: Database, tree: Node) -> str:
-        from agentgym.tools.sqlite_changes import changed
+        from agentgym.tools.mysql.changes import changed
 
-        return _sql(changed(self._translator(database), tree))
+        return _sql(changed(_translator(database.name, self._catalogue(database)), tree))
 
     def _create(self, database: Database, tree: Node, session: Session) -> None:
-        from agentgym.tools.sqlite_dump import table_of
+        from agentgym.tools.mysql.dump import table_of
 
         table = table_of(tree)
+        check_writable(table.name)
         if table.name.lower() not in self.tables(database):
             add_table(session, database.name, table)
         elif not tree.args.get("exists"):
@@ -236,7 +244,7 @@ class MySQL:
     def _alter(self, database: Database, tree: Node, session: Session) -> None:
         from sqlglot import exp
 
-        from agentgym.tools.sqlite_dump import column_of
+        from agentgym.tools.mysql.dump import column_of
 
         table = self._table(database, tree.this.name)
         for number, action in enumerate(tree.args["actions"], start=len(table.columns) + 1):
@@ -246,8 +254,7 @@ class MySQL:
             if any(known.name.lower() == column.name.lower() for known in table.columns):
                 raise ToolError(f"Duplicate column name '{column.name}'")
             session.run(f"ALTER TABLE {quoted(table.name)} ADD COLUMN {quoted(column.name)} {form(column)}")
-            row = described(database.name, table.name, number, column, "")
-            session.fill(f'INSERT INTO "{SCHEMA}.columns" VALUES ({", ".join("?" * len(row))})', [row])
+            tell(session, "columns", described(database.name, table.name, number, column, ""))
 
     def _drop(self, database: Database, tree: Node, session: Session) -> None:
         for named in tree.args.get("tables") or [tree.this]:
@@ -258,6 +265,12 @@ class MySQL:
             session.run(f"DROP TABLE {quoted(named.name)}")
             for part in ("columns", "tables"):
                 session.run(f'DELETE FROM "{SCHEMA}.{part}" WHERE TABLE_NAME = ?', [named.name.lower()])
+
+
+def _translator(name: str, tables: Iterable[TableInfo]) -> Any:
+    from agentgym.tools.mysql.translate import Translator
+
+    return Translator(name, {table.name: source(table) for table in tables} | schema_sources())
 
 
 def _sql(tree: Node) -> str:

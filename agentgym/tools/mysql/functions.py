@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import time
 import unicodedata
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -15,8 +16,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from agentgym.errors import MissingExtra, ToolError
-from agentgym.tools.sqlite import Session
-from agentgym.tools.sqlite_values import (
+from agentgym.tools.mysql.values import (
     DATE,
     DATETIME,
     DOUBLE,
@@ -32,11 +32,16 @@ from agentgym.tools.sqlite_values import (
     to_number,
     to_text,
 )
+from agentgym.tools.sqlite import Session
 
 NOW = datetime(2023, 6, 1)  # statements are answered alike on every day
 LONGEST = 100_000  # characters that a function makes
 LONGEST_CONCATENATION = 1024  # as group_concat_max_len of MySQL
+LONGEST_PATTERN = 500  # characters of a pattern, and of a regular expression also with its counted repeats written out
 REGEX_SECONDS = 1.0
+_TOKEN = re.compile(
+    r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?(?:[ims]*:|[ims]+\)|[=!>]|<[=!]|<\w+>)|\(\?|\{\s*(\d*)\s*,?\s*(\d*)\s*\}|.", re.DOTALL
+)
 TypeOf = Callable[[Sequence[Type]], Type]
 
 
@@ -52,11 +57,15 @@ def folded(text: str) -> str:
     """Equal for texts that are equal to MySQL's general collation: without case, accents and blanks at the end."""
     if text.isascii():
         return text.rstrip(" ").upper()
-    return _folded(text)
+    return _folded(text) if len(text) <= LONGEST_PATTERN else _without_accents(text)
 
 
 @lru_cache(4096)
 def _folded(text: str) -> str:
+    return _without_accents(text)
+
+
+def _without_accents(text: str) -> str:
     return "".join(char for char in unicodedata.normalize("NFD", text.rstrip(" ")) if not unicodedata.combining(char)).upper()
 
 
@@ -69,6 +78,8 @@ def like(pattern: Any, text: Any, escape: str = "\\") -> int | None:
     """LIKE in a time that is linear in the text for each piece of the pattern between two ``%``."""
     if pattern is None or text is None:
         return None
+    if len(to_text(pattern)) > LONGEST_PATTERN:
+        raise ToolError(f"a pattern of more than {LONGEST_PATTERN} characters")
     return int(_like(to_text(pattern), escape)(_flat(to_text(text))))
 
 
@@ -109,20 +120,66 @@ def regexp(pattern: Any, text: Any) -> int | None:
 
 
 def _search(pattern: Any, text: Any) -> Any:
-    return _in_time(lambda compiled: compiled.search(to_text(text), timeout=REGEX_SECONDS), pattern)
+    return _in_time(pattern, lambda compiled, seconds: compiled.search(to_text(text), timeout=seconds))
 
 
-def _in_time(use: Callable[[Any], Any], pattern: Any) -> Any:
+def substituted(text: Any, pattern: Any, new: Any) -> str:
+    """REGEXP_REPLACE. What it makes is measured before it is made."""
+    chars, template = to_text(text), to_text(new)
+
+    def made(compiled: Any, seconds: float) -> str:
+        parts, size, end = [], len(chars), 0
+        for found in compiled.finditer(chars, timeout=seconds):
+            size += len(template) + template.count("\\") * len(chars) - len(found[0])
+            if size > LONGEST:
+                raise ToolError(f"a text of more than {LONGEST} characters")
+            parts += [chars[end : found.start()], found.expand(template)]
+            end = found.end()
+        return "".join(parts) + chars[end:]
+
+    return str(_in_time(pattern, made))
+
+
+def _in_time(pattern: Any, use: Callable[[Any, float], Any]) -> Any:
+    """The clock of `regex` is that of the whole process, so what it stops goes on until this thread has had its time."""
     try:
         import regex  # type: ignore[import-untyped]
     except ImportError:
         raise MissingExtra("regex", "sql") from None
-    try:
-        return use(regex.compile(to_text(pattern), regex.IGNORECASE))
-    except regex.error as error:
-        raise ToolError(f"the regular expression is wrong: {error}") from None
-    except TimeoutError:
-        raise ToolError("Timeout exceeded in regular expression match.") from None
+    text, seconds, end = to_text(pattern), REGEX_SECONDS, time.thread_time() + REGEX_SECONDS
+    if _written_out(text) > LONGEST_PATTERN:
+        raise ToolError(f"a regular expression of more than {LONGEST_PATTERN} characters, counted repeats written out")
+    while True:
+        try:
+            return use(regex.compile(text, regex.IGNORECASE), seconds)
+        except regex.error as error:
+            raise ToolError(f"the regular expression is wrong: {error}") from None
+        except TimeoutError:
+            if time.thread_time() >= end:
+                raise ToolError("Timeout exceeded in regular expression match.") from None
+            seconds *= 2
+
+
+def _written_out(pattern: str) -> int:
+    """The length of a regular expression with its counted repeats written out. Raises `ToolError` for what MySQL's do not have."""
+    if len(pattern) > LONGEST_PATTERN:
+        return len(pattern)
+    groups, last = [0], 0  # the lengths of what stands in each open group, and of the last part in the innermost
+    for token in _TOKEN.finditer(pattern):
+        if token[0] in ("(?", "{"):
+            raise ToolError(f"the regular expression is wrong: {pattern[token.start() : token.end() + 1]!r} is not supported here")
+        if token[0].startswith("(") and not token[0].endswith(")"):
+            groups.append(0)
+        elif token[0] == ")" and len(groups) > 1:
+            last = groups.pop() + 2
+            groups[-1] += last
+        elif token[1] or token[2]:
+            more = last * (max(int(token[1] or 0), int(token[2] or 0)) - 1)
+            groups[-1], last = groups[-1] + max(0, more), last + max(0, more)
+        else:
+            last = len(token[0])
+            groups[-1] += last
+    return sum(groups)
 
 
 def _part(take: Callable[[datetime], Any]) -> Callable[[Any], Any]:
@@ -198,12 +255,13 @@ def pad(left: bool) -> Callable[..., str | None]:
 
 
 def trim(text: Any, where: str = "BOTH", what: Any = " ") -> str:
-    chars, piece = to_text(text), to_text(what)
-    while piece and where in ("BOTH", "LEADING") and chars.startswith(piece):
-        chars = chars[len(piece) :]
-    while piece and where in ("BOTH", "TRAILING") and chars.endswith(piece):
-        chars = chars[: -len(piece)]
-    return chars
+    chars, piece, start = to_text(text), to_text(what), 0
+    end = len(chars)
+    while piece and where != "TRAILING" and chars.startswith(piece, start):
+        start += len(piece)
+    while piece and where != "LEADING" and chars.endswith(piece, start, end):
+        end -= len(piece)
+    return chars[start:end]
 
 
 def rounded(value: Any, digits: Any = 0) -> float | int:
@@ -325,9 +383,7 @@ FUNCTIONS: dict[str, Function] = {
     "GREATEST": Function(_extreme(max), lambda types: merged(*types)),
     "LEAST": Function(_extreme(min), lambda types: merged(*types)),
     "REGEXP_SUBSTR": Function(lambda text, pattern: found[0] if (found := _search(pattern, text)) else None, _text),
-    "REGEXP_REPLACE": Function(
-        lambda text, pattern, new: _limited(_in_time(lambda p: p.sub(to_text(new), to_text(text), timeout=REGEX_SECONDS), pattern)), _text
-    ),
+    "REGEXP_REPLACE": Function(substituted, _text),
     # What MySQL does by itself, where SQLite would not.
     "M_NUMBER": Function(to_number, _double),
     "M_STAMP": Function(_part(lambda moment: int(f"{moment:%Y%m%d%H%M%S}")), _int),
@@ -418,15 +474,20 @@ def _sortable(value: Any) -> tuple[int, Any]:
 
 def dress(session: Session) -> None:
     """Give a connection the functions, the collation and the LIKE of MySQL."""
-    session.connection.create_collation("mysql", collate)
-    session.add_function("like", 2, like)
-    session.add_function("like", 3, like)
-    session.add_function("regexp", 2, regexp)
-    for name, function in FUNCTIONS.items():
-        session.add_function(f"mysql_{name}", -1, _careful(function))
+    session.add_collation("mysql", collate)
+    for name, count, function in (("like", 2, like), ("like", 3, like), ("regexp", 2, regexp)):
+        session.add_function(name, count, function, lambda pattern, text, *escape: _pattern_steps(text, pattern))
+    for name, known in FUNCTIONS.items():
+        has_pattern = name in ("REGEXP_SUBSTR", "REGEXP_REPLACE", "STR_TO_DATE")
+        session.add_function(f"mysql_{name}", -1, _careful(known), _pattern_steps if has_pattern else lambda *values: 0)
     session.add_aggregate("mysql_one_row", 1, OneRow)
     session.add_aggregate("mysql_group_concat", 5, GroupConcat)
     session.add_aggregate("mysql_variance", 1, Deviation)
+
+
+def _pattern_steps(text: Any = "", pattern: Any = "", *others: Any) -> int:
+    """To make the pattern ready, and to look for it everywhere."""
+    return 300 + len(str(pattern)) * (30 + len(str(text)) // 8)
 
 
 def _careful(function: Function) -> Callable[..., Any]:

@@ -1,0 +1,156 @@
+"""The learner's weights on running servers, by files that both can read, with proof that they arrived."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agentgym.errors import AgentGymError
+from agentgym.policies.sync import TOLERANCE, Canary, Teaches
+from agentgym.policies.vllm.client import VllmPolicy, version_number
+from agentgym.policies.vllm.export import write_weights
+from agentgym.policies.vllm.replica import Anything, Lost, Replica
+from agentgym.policies.vllm.server import BACKEND
+
+SHARED_MEMORY = Path("/dev/shm")
+Route = Callable[[Replica, Path, str], Awaitable[None]]
+
+
+class FileWeights:
+    """The learner trains ``model``; a push writes it to a file in ``folder``, which every server reads while its requests stand still.
+
+    All servers are paused before any is updated, and go on only with the new weights: requests in flight keep their tokens, read
+    them again, and each token has its version. A server that is lost is not waited for: as soon as it is back, it gets what was
+    pushed last, and only then is it asked again. A push ends with a canary: each server must give a fixed prompt the learner's
+    log-probabilities, within ``tolerance`` nats, which is for float32; a server in bfloat16 needs about 0.1.
+
+    ``route`` is `by_transfer`, which needs the plugin in vLLM's environment, or `by_reload`. The weights that were pushed last are in
+    every checkpoint, so that a run that is resumed brings them to whatever servers there are.
+    """
+
+    def __init__(
+        self, policy: VllmPolicy, model: Any, *, folder: Path | None = None, tolerance: float = TOLERANCE, route: Route | None = None
+    ) -> None:
+        self.policy, self.model = policy, model
+        self.tolerance, self.route = tolerance, route or by_transfer
+        self._temporary = tempfile.TemporaryDirectory(prefix="agentgym-", dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None)
+        self.folder = folder or Path(self._temporary.name)
+        self._canary: Canary | None = None
+        self._gap = 0.0
+        policy.rows = model.config.get_text_config().vocab_size
+        policy.bring = self._bring_one
+
+    async def push(self, learner: Teaches) -> None:
+        """Raises `AgentGymError` where a server answers with other weights, and `InfrastructureError` where none can be brought any."""
+        first = self.policy.pushed is None
+        fleet = await self.policy.ready() if first else self.policy.fleet()
+        async with fleet.pushing:  # a server that comes back meanwhile gets these weights, not the last
+            await asyncio.to_thread(self._write)
+            self._canary = Canary.of(self.policy.chat, learner)
+            self.policy.pushed = f"step-{learner.version}"
+            lost = await self._bring(fleet.up)
+            for replica, error in lost.items():
+                fleet.lose(replica, str(error))
+        await fleet.wait(len(fleet.replicas) if first else 1, self.policy.patience)
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.policy.pushed is None or self._canary is None:
+            return {}
+        from safetensors.torch import load_file
+
+        return {
+            "version": version_number(self.policy.pushed),
+            "weights": load_file(self.folder / "model.safetensors"),
+            "canary": self._canary.learnt.tolist(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if not state:
+            return
+        from safetensors.torch import save_file
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_file(state["weights"], self.folder / "model.safetensors", metadata={"format": "pt"})
+        ids = Canary.prompt(self.policy.chat)
+        self._canary = Canary(ids, np.array(state["canary"], dtype=np.float32), state["version"])
+        self.policy.pushed = f"step-{state['version']}"
+        self.policy.forget()
+
+    def metrics(self) -> dict[str, float]:
+        """``canary_gap``: the largest difference at the last push, in nats; and the policy's."""
+        version = version_number(self.policy.pushed or "")
+        return {"actor_version": float(version), "canary_gap": self._gap, **self.policy.metrics()}
+
+    def _write(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_weights(self.model, self.folder)
+
+    async def _bring_one(self, replica: Replica) -> None:
+        for error in (await self._bring([replica])).values():
+            raise error
+
+    async def _bring(self, replicas: Sequence[Replica]) -> dict[Replica, Lost]:
+        """Each phase on all servers before the next on any. Gives back who was lost on the way."""
+        lost: dict[Replica, Lost] = {}
+        for phase in (self._pause, self._send, self._confirm, self._go_on, self._listen):
+            left = [replica for replica in replicas if replica not in lost]
+            for replica, found in zip(left, await asyncio.gather(*map(phase, left), return_exceptions=True), strict=True):
+                if isinstance(found, Lost):
+                    lost[replica] = found
+                elif isinstance(found, BaseException):
+                    raise found
+        return lost
+
+    async def _pause(self, replica: Replica) -> None:
+        await replica.quick("/pause", Anything, params={"mode": "keep"})
+
+    async def _send(self, replica: Replica) -> None:
+        assert self.policy.pushed is not None
+        await self.route(replica, self.folder, self.policy.pushed)
+
+    async def _confirm(self, replica: Replica) -> None:
+        if (version := await replica.weight_version()) != self.policy.pushed:
+            raise Lost(f"{replica.url} has weights {version!r} after a push of {self.policy.pushed!r}")
+
+    async def _go_on(self, replica: Replica) -> None:
+        await replica.quick("/resume", Anything)
+
+    async def _listen(self, replica: Replica) -> None:
+        assert self._canary is not None
+        answered = (await self.policy.score_at(replica, self._canary.ids)).logprobs
+        self._gap = self._canary.hear(answered, self.tolerance, replica.url)
+        replica.proved = self.policy.pushed
+
+
+async def by_transfer(replica: Replica, folder: Path, version: str) -> None:
+    """vLLM's weight-transfer protocol, with the backend of our plugin (``agentgym serve-policy`` says how to install it).
+
+    The file is checked before anything of the model is touched: what is refused leaves the old weights whole.
+    """
+    try:
+        await replica.quick("/init_weight_transfer_engine", Anything, {"init_info": {}})
+    except Lost as error:
+        if "not configured" in str(error):
+            raise AgentGymError(f"{replica.url} takes no weights: start it with --weight-transfer-config='{BACKEND}'") from error
+        raise
+    await replica.quick("/start_weight_update", Anything)
+    try:
+        await replica.post("/update_weights", Anything, {"update_info": {"paths": [str(folder / "model.safetensors")]}})
+    except Lost as error:
+        if "weights differ" in str(error):
+            raise AgentGymError(f"{replica.url} serves another architecture: {error}") from error
+        if "No such file" in str(error):
+            raise AgentGymError(f"{replica.url} does not see {folder}: give FileWeights a folder that it shares") from error
+        raise
+    await replica.post("/finish_weight_update", Anything, {"weight_version": version})
+
+
+async def by_reload(replica: Replica, folder: Path, version: str) -> None:
+    """For servers without the plugin. A file that does not fit breaks the server, and tied embeddings go stale on CPU."""
+    await replica.post("/collective_rpc", Anything, {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
+    await replica.quick("/update_weight_version", Anything, {"new_version": version})

