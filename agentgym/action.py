@@ -74,7 +74,7 @@ def _parse_call(body: str) -> Call | str:
     arguments = value.get("arguments", {})
     if not isinstance(arguments, dict):
         return f"The arguments of {value['name']!r} must be a JSON object."
-    if is_deep(arguments):
+    if body.count("[") + body.count("{") > DEEPEST and is_deep(arguments):
         return f"The arguments of {value['name']!r} are nested deeper than {DEEPEST} levels."
     return Call(value["name"], arguments)
 

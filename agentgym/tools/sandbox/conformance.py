@@ -12,6 +12,7 @@ from agentgym.tools.sandbox import Execution, Sandbox
 
 _MIB = 2**20
 _ANSWER = 0.2  # seconds beyond the wall limit within which a call must have ended
+_TRIES = 3  # for a machine that is busy with other things may be late once
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +75,13 @@ def _flood(sandbox: Sandbox) -> None:
 
 
 def _wall(sandbox: Sandbox) -> None:
-    began = time.monotonic()
     program = f"import time\nprint('begun', flush=True)\ntime.sleep({3 * sandbox.limits.wall})"
-    _expect(sandbox.run(program), stopped="wall", status=None, stdout="begun\n")
-    took = time.monotonic() - began
-    _require(took < sandbox.limits.wall + _ANSWER, f"a wall limit of {sandbox.limits.wall} s ended a call after {took:.2f} s")
+    took: list[float] = []
+    while len(took) < _TRIES and (not took or took[-1] >= sandbox.limits.wall + _ANSWER):
+        began = time.monotonic()
+        _expect(sandbox.run(program), stopped="wall", status=None, stdout="begun\n")
+        took.append(time.monotonic() - began)
+    _require(min(took) < sandbox.limits.wall + _ANSWER, f"a wall limit of {sandbox.limits.wall} s ended a call after {min(took):.2f} s")
 
 
 def _cpu(sandbox: Sandbox) -> None:
