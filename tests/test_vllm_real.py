@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import os
 import time
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
+from test_cli import agentgym
 
 from agentgym import Limits, Lineage, Rollout, Start, Task
 from agentgym.errors import AgentGymError
@@ -326,3 +328,11 @@ def test_a_resumed_run_brings_its_servers_the_weights_that_the_checkpoint_holds(
 
     found = asyncio.run(second())
     assert gap(model, prompt().ids, found.ids, found.logprobs) < CLOSE
+
+
+def test_an_evaluation_from_the_command_line_asks_for_tokens(server, tmp_path):
+    command = ("eval", "agentgym/Search-v0", "--policy", f"vllm+{server.url}", "--model", "tiny", "--split", "validation", "--tasks", 8)
+    done = agentgym(*command, "--out", "run", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    turns = [json.loads(line) for line in (tmp_path / "run" / "turns.jsonl").read_text().splitlines()]
+    assert sum(sum(turn.get("sampled", ())) == len(turn.get("logprobs", ())) > 0 for turn in turns) >= 8

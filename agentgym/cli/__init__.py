@@ -46,7 +46,7 @@ def train(
 @app.command(name="eval")
 def eval_(
     env: Annotated[str, typer.Argument(help="A registered id, module:Class, or one of 'agentgym suites'.")],
-    policy: Annotated[str, typer.Option(help="tiny, gold, a folder, owner/model, or a server's address up to /v1.")] = "tiny",
+    policy: Annotated[str, typer.Option(help="tiny, gold, a folder, owner/model, http://HOST/v1, or vllm+http://HOST.")] = "tiny",
     model: Annotated[Optional[str], typer.Option(help="A server's name for its model.")] = None,  # noqa: UP045
     key: Annotated[Optional[str], typer.Option(help="The environment variable that holds a server's key.")] = None,  # noqa: UP045
     data: Annotated[Optional[Path], typer.Option(help="The suite's folder; a folder or file for environments that take one.")] = None,  # noqa: UP045

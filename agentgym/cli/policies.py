@@ -16,6 +16,7 @@ from agentgym.registry import unknown
 from agentgym.turn import path
 
 NAMES = ("tiny", "gold")
+VLLM = "vllm+"  # before the address of a server of 'agentgym serve-policy', which is asked token for token
 
 
 def find_policy(
@@ -23,8 +24,11 @@ def find_policy(
 ) -> tuple[Actor, Chat | None]:
     """``tiny`` is the shipped one; ``gold`` plays the environment's solutions; else a folder, ``owner/model``, or a server's address.
 
-    ``model`` and ``key`` are for a server: the model's name there, and the environment variable that holds the key.
+    ``model`` and ``key`` are for a server: the model's name there, and the environment variable that holds the key. After `VLLM`, ``model``
+    is the name or folder of the model that is served, for its tokenizer.
     """
+    if name.startswith(VLLM):
+        return _tokens_served(name.removeprefix(VLLM), model or "tiny")
     if is_address(name):
         return _served(name, model, key), None
     if model is not None or key is not None:
@@ -66,6 +70,13 @@ def _knows_its_tools(chat: Chat) -> bool:
     from agentgym.policies.tiny import TinyTokenizer
 
     return isinstance(chat.tokenizer, TinyTokenizer)
+
+
+def _tokens_served(url: str, model: str) -> tuple[Actor, Chat]:
+    from agentgym.policies.vllm.client import VllmPolicy, chat_of
+
+    chat = chat_of(model)
+    return VllmPolicy(url, chat), chat
 
 
 def _served(url: str, model: str | None, key: str | None) -> Actor:
