@@ -103,6 +103,7 @@ def test_gymnasium_can_be_left_out() -> None:
     assert "gymnasium" not in check_env(Good, gymnasium_check=False).passed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("given", ["broken_envs:Good", "check/Good-v0", partial(Good)])
 def test_it_takes_names_and_factories(given: str | Callable[[], AgentEnv]) -> None:
     if given == "check/Good-v0" and given not in gymnasium.registry:

@@ -92,6 +92,7 @@ def test_unknown_names_give_the_nearest(folder: Path):
     assert "splits: train, test" in fails(agentgym("eval", "orders:Orders", "--policy", "gold", "--split", "dev", folder=folder))
 
 
+@pytest.mark.long
 def test_a_recipe_names_its_wrong_fields(folder: Path):
     recipe = folder / "recipe.yaml"
     recipe.write_text("env: {id: orders:Orders}\nsteps: 0\nlerning_rate: 1\n")

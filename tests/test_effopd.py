@@ -300,6 +300,7 @@ def _trained(folder: Any, steps: int) -> tuple[Any, list[dict[str, float]]]:
     return run, list(store.read("metrics"))
 
 
+@pytest.mark.long
 def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path: Any) -> None:
     whole, expected = _trained(tmp_path / "whole", 4)
     _trained(tmp_path / "cut", 3)

@@ -418,6 +418,7 @@ def test_no_home_begins_solved_and_its_data_survive_json() -> None:
         assert read == Home.of(task.data)
 
 
+@pytest.mark.long
 def test_the_contract_holds() -> None:
     agentgym.check_env("agentgym/Household-v0").raise_if_broken()
 

@@ -258,6 +258,7 @@ def test_arms_that_begin_differently_are_refused(tmp_path: Path):
         reproduce(a_card(), tmp_path / "a", builds)
 
 
+@pytest.mark.long
 def test_a_killed_reproduction_goes_on_where_it_was(tmp_path: Path):
     whole = reproduce(a_card(), tmp_path / "whole", build)
     steps = 0
@@ -402,6 +403,7 @@ def test_training_ends_where_done_says_true_and_leaves_a_checkpoint_there(tmp_pa
     assert all(metrics["rollout_turns"] == metrics["environment_steps"] == 16 for metrics in seen)  # 2 trees x 4 x 2 turns
 
 
+@pytest.mark.long
 def test_a_card_from_the_command_line_with_the_shipped_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = written(
         tmp_path,

@@ -165,6 +165,7 @@ def test_a_list_that_changes_and_names_that_are_no_names_are_the_servers_fault(t
             tools["echo"]()
 
 
+@pytest.mark.long
 def test_only_a_tool_that_changed_is_refused_and_it_stays_so(tmp_path: Path) -> None:
     listed = tmp_path / "listed.json"
 
@@ -183,6 +184,7 @@ def test_only_a_tool_that_changed_is_refused_and_it_stays_so(tmp_path: Path) -> 
                 other(text="otherwise")
 
 
+@pytest.mark.long
 def test_a_server_that_is_closed_leaves_no_file_and_no_thread() -> None:
     server = McpServer.stdio(sys.executable, [SERVER], name="tidy", seconds=5)
     server.tools()

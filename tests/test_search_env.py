@@ -90,6 +90,7 @@ def test_the_expert_earns_full_reward_on_every_task(split: str) -> None:
     assert {hops(task) for task in tasks} == {1, 2, 3, "compare"}
 
 
+@pytest.mark.long
 def test_every_fact_of_a_plan_is_the_first_hit_of_its_search() -> None:
     env = Search()
     env.reset(seed=0)

@@ -134,6 +134,7 @@ def recorded_runs() -> list[tuple[Task, Run]]:
     return [(task, runs[task.id]) for task in Sql(INTERCODE).tasks("dev") if task.id in runs]
 
 
+@pytest.mark.long
 @official
 def test_every_query_of_a_task_earns_full_reward_where_mysql_does_not_refuse_it() -> None:
     env = Sql(INTERCODE)

@@ -167,6 +167,7 @@ def test_a_checkpoint_is_whole_or_it_is_not_there(store):
     assert sorted(path.name for path in (store.folder / "checkpoints").iterdir()) == ["step-00000004", "step-00000005"]
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_path):
     pytest.importorskip("accelerate")
     rng = random.Random(0)

@@ -94,6 +94,7 @@ def test_names_outside_ascii_are_spelled_too() -> None:
     assert len(TinyTokenizer.train([*texts, *["We ask"] * 1200]).encode("Ørebrü")) >= 6
 
 
+@pytest.mark.long
 def test_another_process_learns_the_same_tokenizer() -> None:
     script = "import sys, json; from agentgym.policies.tiny import TinyTokenizer as T; "
     script += "t = T.train(json.load(sys.stdin)); print(json.dumps([t.encode(x) for x in json.loads(sys.argv[1])]))"

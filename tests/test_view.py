@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from functools import partial
 from urllib.parse import urlencode
 
 import pytest
@@ -403,7 +404,8 @@ def command(*arguments):
 
 def test_the_command_prints_its_address_and_ends_quietly(tmp_path):
     a_run(tmp_path / "run", a_tree())
-    run = subprocess.Popen(command(tmp_path / "run"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it, and so does what they start
+    run = subprocess.Popen(command(tmp_path / "run"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     address = run.stdout.readline().split()[0]
     assert urllib.request.urlopen(address).status == 200
     run.send_signal(signal.SIGINT)
