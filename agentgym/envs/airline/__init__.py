@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, StrictFloat, StrictInt, WrapValidator, with_config
 from typing_extensions import TypedDict  # pydantic asks for it below Python 3.12
@@ -57,6 +57,7 @@ class Airline(TauEnv):
     folder = "airline"
     table_names = ("users", "reservations", "flights")
     writes = ledger.WRITES
+    as_on_first_date: ClassVar[bool] = True  # how the second of two flights is shown
 
     @tool(effect="read")
     def get_user_details(self, user_id: str) -> str:
@@ -95,7 +96,8 @@ class Airline(TauEnv):
             destination: code of the airport, such as LAX.
             date: of the first flight, such as 2024-05-20.
         """
-        return json.dumps(timetable.one_stop(self.state.tables["flights"], origin, destination, date))
+        flights = self.state.tables["flights"]
+        return json.dumps(timetable.one_stop(flights, origin, destination, date, as_on_first_date=self.as_on_first_date))
 
     @tool
     def book_reservation(
@@ -125,7 +127,7 @@ class Airline(TauEnv):
         id = ledger.new_reservation_id(self.state.tables)
         trip = (user_id, origin, destination, flight_type, cabin, flights, passengers)
         extras = (payment_methods, total_baggages, nonfree_baggages, insurance)
-        return self._write("reservations", id, ledger.book_reservation(self.state.tables, *trip, *extras))
+        return self._write("reservations", id, self.writes["book_reservation"](self.state.tables, *trip, *extras))
 
     @tool
     def cancel_reservation(self, reservation_id: str) -> str:
@@ -154,7 +156,7 @@ class Airline(TauEnv):
             flights: all flights from now on, also those that stay.
             payment_id: of the user, to pay or to be refunded the difference: a credit card or a gift card.
         """
-        tables = ledger.update_reservation_flights(self.state.tables, reservation_id, cabin, flights, payment_id)
+        tables = self.writes["update_reservation_flights"](self.state.tables, reservation_id, cabin, flights, payment_id)
         return self._write("reservations", reservation_id, tables)
 
     @tool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agentgym.envs.tau.data import record
@@ -99,7 +99,7 @@ def send_certificate(tables: FrozenDict, user_id: str, amount: float) -> FrozenD
     return tables.set(("users", user_id, "payment_methods", certificate_id), certificate)
 
 
-WRITES = {
+WRITES: dict[str, Callable[..., FrozenDict]] = {
     write.__name__: write
     for write in (
         book_reservation,

@@ -71,7 +71,7 @@ class Retail(TauEnv):
     ) -> str:
         """Send a pending order to another address."""
         address = {"address1": address1, "address2": address2, "city": city, "state": state, "country": country, "zip": zip}
-        return self._write("orders", order_id, ledger.modify_pending_order_address(self.state.tables, order_id, **address))
+        return self._write("orders", order_id, self.writes["modify_pending_order_address"](self.state.tables, order_id, **address))
 
     @tool
     def modify_pending_order_items(
@@ -84,13 +84,13 @@ class Retail(TauEnv):
             new_item_ids: their replacements, in the same order.
             payment_method_id: of the user, to pay or to be refunded the difference.
         """
-        tables = ledger.modify_pending_order_items(self.state.tables, order_id, item_ids, new_item_ids, payment_method_id)
+        tables = self.writes["modify_pending_order_items"](self.state.tables, order_id, item_ids, new_item_ids, payment_method_id)
         return self._write("orders", order_id, tables)
 
     @tool
     def modify_pending_order_payment(self, order_id: str, payment_method_id: str) -> str:
         """Pay for a pending order by another method."""
-        tables = ledger.modify_pending_order_payment(self.state.tables, order_id, payment_method_id)
+        tables = self.writes["modify_pending_order_payment"](self.state.tables, order_id, payment_method_id)
         return self._write("orders", order_id, tables)
 
     @tool

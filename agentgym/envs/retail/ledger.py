@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from agentgym.envs.tau.data import record
@@ -102,7 +102,7 @@ def exchange_delivered_order_items(
     )
 
 
-WRITES = {
+WRITES: dict[str, Callable[..., FrozenDict]] = {
     write.__name__: write
     for write in (
         cancel_pending_order,

@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Mapping
+from functools import cache as once
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from agentgym.envs.judging import Judge
 from agentgym.envs.tau.data import Domain
+from agentgym.envs.tau.users import chosen
+from agentgym.envs.tau2 import Tau2Env
 from agentgym.envs.tau2.rows import Row, domain_folder, read_tasks, text_of
+from agentgym.envs.tau2.users import instructed
+from agentgym.envs.user.users import User
 from agentgym.errors import AgentGymError
 from agentgym.tools.tables import FrozenDict, freeze
 
 
-@cache
+class OnTables(Tau2Env):
+    """A domain that is tau-bench's too: its class there adds tables and tools.
+
+    ``data``: tau2-bench's folder; ``tables``: tau-bench's, where it does not lie beside it. See `agentgym.envs.tau.users` for ``url`` and
+    what follows it.
+    """
+
+    def __init__(
+        self,
+        data: str | Path,
+        user: User | None = None,
+        *,
+        url: str | None = None,
+        model: str | None = None,
+        key: str | None = None,
+        cache: str | Path | None = None,
+        judge: Judge | Mapping[str, Any] | None = None,
+        tables: str | Path | None = None,
+    ) -> None:
+        domain = load(data, tables, self.folder, self.table_names)
+        self._start(domain, chosen(user, url, model, key, cache, instructed), judge)
+
+
+@once
 def load(data: str | Path, tables: str | Path | None, name: str, table_names: tuple[str, ...]) -> Domain:
     """Read once in a process. ``tables``: tau-bench's folder; None: beside tau2-bench's, or ``db`` within the domain's own."""
     folder = domain_folder(data, name)
