@@ -261,9 +261,7 @@ class AgentEnv(gymnasium.Env[str, str]):
     def _choose_task(self, wanted: Task | str | None, split: str) -> Task:
         if isinstance(wanted, Task):
             return wanted
-        tasks = self.tasks(split)
-        if not tasks:
-            raise AgentGymError(f"{type(self).__name__} has no tasks in split {split!r}; splits: {', '.join(self.splits)}")
+        tasks = tasks_in(self, split)
         if wanted is None:
             return tasks[(self.lineage / "task").rng().randrange(len(tasks))]
         for task in tasks:
@@ -334,6 +332,13 @@ class AgentEnv(gymnasium.Env[str, str]):
         if isinstance(result, Reply):
             return result
         return Reply(to_text(result), ends=tool.ends)
+
+
+def tasks_in(env: AgentEnv, split: str) -> Sequence[Task]:
+    """The tasks of a split. Raises `AgentGymError` where there are none."""
+    if not (tasks := env.tasks(split) if split in env.splits else []):
+        raise AgentGymError(f"{type(env).__name__} has no tasks in split {split!r}; splits: {', '.join(env.splits)}")
+    return tasks
 
 
 def _answer(reply: Reply) -> str:

@@ -84,7 +84,20 @@ class Expander(Protocol):
     def metrics(self) -> dict[str, float]: ...
 
 
-class Groups:
+class Memoryless:
+    """For expanders that keep nothing from one rollout to the next."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+
+class Groups(Memoryless):
     """``size`` independent episodes from every root, each played to its end. Evaluation plays so, and GRPO trains on it."""
 
     forks = False
@@ -104,12 +117,3 @@ class Groups:
                     yield Close(tree)
             case Idle():
                 pass
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
-
-    def metrics(self) -> dict[str, float]:
-        return {}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import importlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from importlib.metadata import entry_points
 from inspect import signature
 from typing import Any, TypeVar
 
 import gymnasium
+import orjson
 from gymnasium.envs.registration import load_env_creator
 
 from agentgym.env import AgentEnv
@@ -74,6 +75,20 @@ def _check_arguments(id: str, create: Any, kwargs: Mapping[str, Any]) -> None:
             signature(create).bind_partial(**kwargs)
         except TypeError as error:
             raise AgentGymError(f"environment {id!r} cannot be made: {error}") from None
+
+
+def typed_settings(pairs: Iterable[str], taken: Container[str]) -> dict[str, Any]:
+    """Arguments of an environment that were typed as ``NAME=VALUE``; a value is JSON or text. ``taken``: names given otherwise."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier() or name in taken:
+            raise AgentGymError(f"--set {pair}: write --set NAME=VALUE, with an argument of the environment that is no option here")
+        try:
+            found[name] = orjson.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
 
 
 def ours() -> list[str]:

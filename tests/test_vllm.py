@@ -19,8 +19,10 @@ from agentgym.turn import Turn, TurnTree
 
 torch = pytest.importorskip("torch")
 
+from agentgym.cli.policies import find_policy, refuse_without_tools  # noqa: E402
 from agentgym.policies import tiny  # noqa: E402
 from agentgym.policies.vllm import VllmPolicy  # noqa: E402
+from agentgym.policies.vllm.client import chat_of  # noqa: E402
 
 CHAT = tiny.tiny_chat(tiny.TinyTokenizer.load(tiny.SHIPPED))
 SAMPLE = RECORDED["sample"]["body"]["choices"][0]
@@ -262,3 +264,20 @@ def test_the_policy_lives_on_in_another_event_loop(serve):
     policy = a_policy(serve())
     for _ in range(2):
         assert asyncio.run(policy.generate(prompt(), Sampling(1.0, 64))).ids == SAMPLE["token_ids"]
+
+
+def test_a_model_without_a_tokenizer_is_named(tmp_path):
+    with pytest.raises(AgentGymError, match=f"the tokenizer of '{tmp_path}' cannot be loaded"):
+        chat_of(str(tmp_path))
+
+
+def test_a_key_that_the_server_would_never_see_is_refused():
+    with pytest.raises(AgentGymError, match="leave --key out"):
+        find_policy("vllm+http://127.0.0.1:8000", lambda: make("agentgym/Search-v0"), key="SOME_KEY")
+
+
+def test_tools_are_asked_for_only_where_somebody_must_be_told_of_them():
+    def never():
+        raise AssertionError("an episode begins for nothing")
+
+    refuse_without_tools(VllmPolicy("http://127.0.0.1:8000", CHAT), CHAT, never)

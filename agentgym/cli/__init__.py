@@ -65,9 +65,10 @@ def eval_(
     out: Out = None,
 ) -> None:
     """Play k episodes of every task and print pass@k, avg@k and pass^k. Run again with the same --out to resume."""
-    from agentgym.cli.evaluating import Asked, arguments_of, run
+    from agentgym.cli.evaluating import Asked, run
+    from agentgym.registry import typed_settings
 
-    given = arguments_of(arguments)
+    given = typed_settings(arguments, taken=("data",))
     limits = (temperature, tokens, turn_tokens, seed, precision, skip_bad)
     run(Asked(env, policy, model, key, data, given, k, split, tasks, shard, *limits), out, price)
 

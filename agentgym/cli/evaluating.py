@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,7 @@ from rich.table import Table
 from agentgym.cli import console, quoted
 from agentgym.cli.policies import find_policy, is_address, refuse_without_tools
 from agentgym.cli.reporting import write
+from agentgym.env import tasks_in
 from agentgym.envs.rows import skipping_bad
 from agentgym.envs.suites import Suite, fingerprint, suites
 from agentgym.errors import AgentGymError
@@ -83,13 +83,10 @@ def _run(asked: Asked, named: dict[str, Any], folder: Path, price: tuple[float, 
     make_env = partial(make, asked.env, **({"data": str(asked.data)} if asked.data else {}), **asked.arguments)
     with closing(make_env()) as sample:
         split = asked.split or sample.splits[-1]
-        chosen = list(sample.tasks(split))[: asked.tasks] if split in sample.splits else []
-        if not chosen:
-            raise AgentGymError(f"{asked.env} has no tasks in split {split!r}; splits: {', '.join(sample.splits)}")
-        chosen = shard_of(chosen, asked.shard)
+        chosen = shard_of(list(tasks_in(sample, split))[: asked.tasks], asked.shard)
         actor, chat = find_policy(asked.policy, make_env, asked.model, asked.key)
         if asked.policy != "gold":
-            refuse_without_tools(actor, chat, sample.reset(options={"task": chosen[0]})[1]["tools"])
+            refuse_without_tools(actor, chat, lambda: sample.reset(options={"task": chosen[0]})[1]["tools"])
         best = sample.reward_range[1]
     version = fingerprint(asked.data) if asked.data else None
     given = {**asdict(asked), "data": str(asked.data) if asked.data else None, "split": split}
@@ -160,20 +157,6 @@ def shard_of(tasks: list[Task], shard: str | None) -> list[Task]:
     if not (part := tasks[int(number) - 1 :: int(count)]):
         raise AgentGymError(f"--shard {shard}: there are {len(tasks)} tasks for {count} shards, so this one is empty")
     return part
-
-
-def arguments_of(pairs: Sequence[str]) -> dict[str, Any]:
-    """Arguments of an environment, written NAME=VALUE; a value is JSON or text."""
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not (equals and name.isidentifier()) or name == "data":
-            raise AgentGymError(f"--set {pair}: write --set NAME=VALUE, with an argument of the environment other than data")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
-    return found
 
 
 def prices_of(text: str | None) -> tuple[float, float] | None:

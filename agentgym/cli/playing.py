@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from agentgym.cli import console, visible
+from agentgym.env import tasks_in
 from agentgym.envs.suites import suites
 from agentgym.errors import AgentGymError
 from agentgym.policies.person import Person
@@ -23,9 +24,7 @@ def run(env: str, task: str | None, split: str | None, data: Path | None, seed: 
     make_env = partial(make, env, **({"data": str(data)} if data else {}))
     sample = make_env()
     split = split or sample.splits[0]
-    tasks = {found.id: found for found in sample.tasks(split)} if split in sample.splits else {}
-    if not tasks:
-        raise AgentGymError(f"{env} has no tasks in split {split!r}; splits: {', '.join(sample.splits)}")
+    tasks = {found.id: found for found in tasks_in(sample, split)}
     lineage = Lineage.of(seed, "play")
     if (chosen := task or (lineage / "task").rng().choice(sorted(tasks))) not in tasks:
         raise AgentGymError(f"{env} has no task {task!r} in split {split!r}")

@@ -11,6 +11,7 @@ from typing import Any
 from agentgym.chat import Chat
 from agentgym.env import AgentEnv
 from agentgym.errors import AgentGymError
+from agentgym.policies import tiny
 from agentgym.policy import Actor, Prompt
 from agentgym.registry import unknown
 from agentgym.turn import path
@@ -28,6 +29,8 @@ def find_policy(
     is the name or folder of the model that is served, for its tokenizer.
     """
     if name.startswith(VLLM):
+        if key is not None:
+            raise AgentGymError("a server of 'agentgym serve-policy' asks for no key: leave --key out, and keep its port to this machine")
         return _tokens_served(name.removeprefix(VLLM), model or "tiny")
     if is_address(name):
         return _served(name, model, key), None
@@ -35,11 +38,10 @@ def find_policy(
         raise AgentGymError(f"--model and --key belong to a policy on a server, and {name!r} is no address")
     if name == "gold":
         return _gold(make_env()), None
-    if name == "tiny" or ((Path(name) / "tokenizer.json").is_file() and not (Path(name) / "tokenizer_config.json").is_file()):
-        from agentgym.policies import tiny
+    if folder := tiny.folder_of(name):
         from agentgym.policies.transformers import TransformersPolicy
 
-        model, chat = tiny.load(tiny.SHIPPED if name == "tiny" else name)
+        model, chat = tiny.load(folder)
         return TransformersPolicy(model, chat, slots=256), chat
     if not Path(name).exists() and len(Path(name).parts) > 1 and Path(name).parent.is_dir():
         raise AgentGymError(f"there is no folder {name} to load a policy from: make one with 'agentgym warmstart' or 'agentgym train'")
@@ -52,13 +54,13 @@ def is_address(policy: str) -> bool:
     return policy.startswith(("http://", "https://"))
 
 
-def refuse_without_tools(actor: Actor, chat: Chat | None, tools: list[dict[str, Any]]) -> None:
-    """Raises `AgentGymError` where the policy cannot be told of the tools that it needs."""
+def refuse_without_tools(actor: Actor, chat: Chat | None, offered: Callable[[], list[dict[str, Any]]]) -> None:
+    """Raises `AgentGymError` where the policy cannot be told of the tools that it needs. ``offered`` begins an episode to know them."""
     from agentgym.policies.endpoint import Endpoint
 
-    if isinstance(actor, Endpoint) and tools:
+    if isinstance(actor, Endpoint) and offered():
         asyncio.run(actor.refuse_without_tools())
-    if chat is None or not tools or _knows_its_tools(chat):
+    if chat is None or _knows_its_tools(chat) or not (tools := offered()):
         return
     hello: list[Any] = [{"role": "user", "content": "Hello."}]
     if chat.open(hello, tools) == chat.open(hello, []):
@@ -67,9 +69,7 @@ def refuse_without_tools(actor: Actor, chat: Chat | None, tools: list[dict[str, 
 
 def _knows_its_tools(chat: Chat) -> bool:
     """The tiny policy is told of no tools: it knows those that it was warm-started with."""
-    from agentgym.policies.tiny import TinyTokenizer
-
-    return isinstance(chat.tokenizer, TinyTokenizer)
+    return isinstance(chat.tokenizer, tiny.TinyTokenizer)
 
 
 def _tokens_served(url: str, model: str) -> tuple[Actor, Chat]:

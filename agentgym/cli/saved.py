@@ -44,19 +44,19 @@ def compare_runs(run_a: Path, run_b: Path) -> None:
 
 def merge(out: Path, folders: Sequence[Path]) -> None:
     """One run of the shards of an evaluation, all of which must be there, whole, and otherwise alike."""
-    shards = {folder: _evaluation(folder) for folder in folders}
-    first = shards[folders[0]]
-    where = ("policy",) if all(is_address(store.config["policy"]) for store in shards.values()) else ()
-    for folder, store in shards.items():
+    shards = [_evaluation(folder) for folder in folders]
+    first = shards[0]
+    where = ("policy",) if all(is_address(store.config["policy"]) for store in shards) else ()
+    for folder, store in zip(folders, shards, strict=True):
         if different := differing(store.config, first.config, but=("shard", "data", "episodes", *where)):
             raise AgentGymError(f"{folder} and {folders[0]} are no shards of one evaluation (other {', '.join(different)})")
         if (played := sum(1 for _ in store.read("episodes"))) < store.config["episodes"]:
             raise AgentGymError(f"{folder} has {played} of {store.config['episodes']} episodes: run it again, then merge")
-    _check_complete([str(store.config["shard"]) for store in shards.values()])
-    episodes = sum(store.config["episodes"] for store in shards.values())
+    _check_complete([str(store.config["shard"]) for store in shards])
+    episodes = sum(store.config["episodes"] for store in shards)
     merged = RunStore.create(out, {**first.config, "shard": None, "episodes": episodes})
     for log in ("turns", "episodes"):
-        for store in shards.values():
+        for store in shards:
             for record in store.read(log):
                 merged.append(log, record)
     finish(merged, [Episode(**record) for record in merged.read("episodes")])

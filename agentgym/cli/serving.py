@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from agentgym.cli import console
+from agentgym.policies import tiny
 from agentgym.policies.vllm.server import VllmServer
 
 
@@ -28,11 +29,10 @@ def run(model: str, log: Path, flags: list[str], **settings: Any) -> None:
 
 def _servable(model: str, folder: Path) -> str:
     """A tiny policy is written anew, in the form that vLLM reads; any other folder or name is served as it is."""
-    is_tiny = model == "tiny" or ((Path(model) / "tokenizer.json").is_file() and not (Path(model) / "tokenizer_config.json").is_file())
-    if not is_tiny:
+    saved = tiny.folder_of(model)
+    if saved is None:
         return model
-    from agentgym.policies import tiny
     from agentgym.policies.vllm.export import save_served
 
-    save_served(*tiny.load(tiny.SHIPPED if model == "tiny" else model), folder)
+    save_served(*tiny.load(saved), folder)
     return str(folder)

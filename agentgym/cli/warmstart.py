@@ -76,7 +76,7 @@ def _demonstrations(env: str, seed: int, mistakes: float) -> Any:
 def _tokenizer(policy: str) -> Any:
     from agentgym.policies import tiny
 
-    return tiny.load(tiny.SHIPPED if policy == "tiny" else policy)[1].tokenizer
+    return tiny.load(tiny.folder_of(policy) or policy)[1].tokenizer
 
 
 def as_text(tree: TurnTree) -> str:

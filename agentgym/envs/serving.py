@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import logging
 import os
 import secrets
@@ -28,7 +27,7 @@ from agentgym.action import Call, format_action
 from agentgym.env import AgentEnv
 from agentgym.errors import AgentGymError, MissingExtra
 from agentgym.outcome import Outcome
-from agentgym.registry import make
+from agentgym.registry import make, typed_settings
 from agentgym.seeds import Lineage
 
 if TYPE_CHECKING:
@@ -281,20 +280,10 @@ def main() -> None:
     given = vars(options.parse_args())
     transport: Literal["stdio", "http"] = "http" if given.pop("http") else "stdio"
     try:
-        settings = dict(map(_setting, given.pop("set")))
+        settings = typed_settings(given.pop("set"), taken=signature(serve).parameters)
         serve(**given, **settings, transport=transport, token=os.environ.get(TOKEN))
     except AgentGymError as error:
         sys.exit(str(error))
-
-
-def _setting(pair: str) -> tuple[str, Any]:
-    name, equals, value = pair.partition("=")
-    if not equals or not name.isidentifier() or name in signature(serve).parameters:
-        raise AgentGymError(f"--set {pair}: write --set NAME=VALUE, with an argument of the environment that is no option here")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from agentgym.action import Call, format_action, parse_action
-from agentgym.expand import Close, Command, Event, Extend, LeafDone, Started, TurnDone
+from agentgym.expand import Close, Command, Event, Extend, LeafDone, Memoryless, Started, TurnDone
 from agentgym.policy import Generation, Prompt, Sampling
 from agentgym.turn import Turn, TurnTree, path, total_reward
 
@@ -23,7 +23,7 @@ anything else      is said in words, or sent as it stands if it holds <tool_call
 :quit              leave; what was played is kept"""
 
 
-class Person:
+class Person(Memoryless):
     """Actor and expander at once, for one task: whoever writes the next action says from which turn.
 
     ``read`` gives a line and raises ``EOFError`` at the end; ``show`` prints a text.
@@ -51,15 +51,6 @@ class Person:
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         return Generation(text=self._action)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
-
-    def metrics(self) -> dict[str, float]:
-        return {}
 
     def _tell(self, turn: Turn) -> None:
         self.show(turn.error or turn.observation)

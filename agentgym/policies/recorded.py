@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from agentgym.env import AgentEnv
 from agentgym.errors import AgentGymError, InfrastructureError
 from agentgym.evaluation import Episode, last_turns, summarise
-from agentgym.expand import Command, Event, Extend, Started, Stop, TurnDone
+from agentgym.expand import Command, Event, Extend, Memoryless, Started, Stop, TurnDone
 from agentgym.outcome import Outcome
 from agentgym.policy import Generation, Prompt, Sampling
 from agentgym.rollout import Rollout, Start, episode
@@ -65,7 +64,7 @@ async def rescore(
     return found
 
 
-class Said:
+class Said(Memoryless):
     """Actor and expander of a replay: at each turn it says what was said there, and it ends what was ended from outside."""
 
     forks = False
@@ -90,15 +89,6 @@ class Said:
         if not (old.action or _finished(old)):
             raise InfrastructureError(f"the policy said nothing here: {old.error}")
         return Generation(text=old.action)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
-
-    def metrics(self) -> dict[str, float]:
-        return {}
 
 
 def _finished(last: Turn) -> bool:

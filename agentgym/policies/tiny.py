@@ -232,6 +232,13 @@ def save(model: Any, tokenizer: TinyTokenizer, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def folder_of(name: str) -> Path | None:
+    """Where the tiny policy ``name`` is saved: ``tiny`` is the shipped one. None for what is no tiny policy."""
+    folder = SHIPPED if name == "tiny" else Path(name)
+    is_ours = (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file()  # which Hugging Face would write
+    return folder if is_ours else None
+
+
 def load(folder: str | Path = SHIPPED) -> tuple[Any, Chat]:
     """A saved tiny policy: its model in float32 and its chat format. Without an argument: the one that is shipped."""
     try:

@@ -6,11 +6,11 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from agentgym.chat import Chat
 from agentgym.errors import AgentGymError, InfrastructureError, MissingExtra
+from agentgym.policies import tiny
 from agentgym.policies.vllm.fleet import Fleet
 from agentgym.policies.vllm.replica import Answer, Choice, Likelihood, Lost, Models, Replica, Span, Tokens
 from agentgym.policy import Finish, Generation, Prompt, Sampling, Scores
@@ -231,16 +231,17 @@ class VllmPolicy:
 
 def chat_of(name: str) -> Chat:
     """The chat format of ``tiny``, of a tiny policy's folder, or of a Hugging Face model's folder or name."""
-    from agentgym.policies import tiny
-
-    folder = tiny.SHIPPED if name == "tiny" else Path(name)
-    if (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
+    if folder := tiny.folder_of(name):
         return tiny.tiny_chat(tiny.TinyTokenizer.load(folder))
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
         raise MissingExtra("transformers", "train") from error
-    return Chat.of(AutoTokenizer.from_pretrained(name))
+    try:
+        return Chat.of(AutoTokenizer.from_pretrained(name))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise AgentGymError(f"the tokenizer of {name!r} cannot be loaded, give the folder or name of the model: {reason}") from error
 
 
 def version_number(name: str) -> int:

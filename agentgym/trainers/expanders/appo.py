@@ -9,14 +9,13 @@ from itertools import cycle, islice
 import numpy as np
 
 from agentgym.errors import AgentGymError
-from agentgym.expand import Close, Command, Event, Extend, LeafDone, Started, TurnDone
+from agentgym.expand import Close, Command, Event, Extend, LeafDone, Memoryless, Started, TurnDone
 from agentgym.pack import Bools, Floats
 from agentgym.trainers.expanders.entropy import known, standard
-from agentgym.trainers.seams import Stateless
 from agentgym.turn import Turn, TurnTree, path
 
 
-class APPO(Stateless):
+class APPO(Memoryless):
     """``initial`` episodes, then branches from the best-scored of their nodes until there are ``rollouts``.
 
     Initial episodes are written in segments of ``segment`` tokens, and a node scores as its best token does, see
@@ -77,9 +76,6 @@ class APPO(Stateless):
             after = turn.children[0] if turn.children[0].restarts else turn
             found.append((bool(within.any()), float(best.max()), after))
         return found
-
-    def metrics(self) -> dict[str, float]:
-        return {}
 
 
 def branching_scores(entropies: Floats, log_ratios: Floats, epsilon: float = 0.2, gamma: float = 1.0) -> tuple[Floats, Bools]:

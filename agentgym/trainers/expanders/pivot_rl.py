@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from agentgym.errors import AgentGymError
-from agentgym.expand import Close, Command, Event, Extend, LeafDone, Started, Stop, TurnDone
+from agentgym.expand import Close, Command, Event, Extend, LeafDone, Memoryless, Started, Stop, TurnDone
 from agentgym.trainers.demonstrations import DEMONSTRATION, demonstrated, solved
-from agentgym.trainers.seams import Stateless, given
+from agentgym.trainers.seams import given
 from agentgym.turn import Turn, TurnTree
 
 
-class PivotRL(Stateless):
+class PivotRL(Memoryless):
     """The actor "demonstration" plays one episode; then the policy tries ``size`` single turns at each of its turns.
 
     A start's tag ``pivots`` names the turns to try, counted from 0; without it, all. Each try is played from the state before the
@@ -44,9 +44,6 @@ class PivotRL(Stateless):
                     yield Close(tree)
             case _:
                 pass
-
-    def metrics(self) -> dict[str, float]:
-        return {}
 
 
 def _places(tree: TurnTree) -> list[Turn]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from agentgym.errors import AgentGymError
-from agentgym.expand import Close, Command, Event, Extend, Idle, LeafDone, Started, TurnDone
+from agentgym.expand import Close, Command, Event, Extend, Idle, LeafDone, Memoryless, Started, TurnDone
 from agentgym.seeds import Lineage
-from agentgym.trainers.seams import Stateless
 from agentgym.turn import Turn, TurnTree
 
 
-class TreeGRPO(Stateless):
+class TreeGRPO(Memoryless):
     """``expansions`` continuations in each of ``rounds``, from the root and inner turns, uniformly with replacement.
 
     A tree has 1 + expansions * rounds episodes, all of them kept, for the turns of about 1 + expansions * rounds / 2 [R]. The
@@ -42,9 +41,6 @@ class TreeGRPO(Stateless):
                     yield from (Extend(tree, turn) for turn in drawn)
             case Idle():
                 pass
-
-    def metrics(self) -> dict[str, float]:
-        return {}
 
 
 def _continues(turn: Turn) -> bool:
