@@ -101,14 +101,14 @@ def test_read_only_calls_of_one_turn_overlap(tools: dict[str, SchemaTool]) -> No
     assert info["messages"][2]["content"] == "up"
 
 
-def test_a_limit_of_one_second_ends_a_nap_within_1_2_and_no_other_call(tools: dict[str, SchemaTool]) -> None:
+def test_a_limit_of_one_second_ends_a_long_nap_and_no_other_call(tools: dict[str, SchemaTool]) -> None:
     before, others = tools["process"](), list[str]()
     started = time.monotonic()
     other = threading.Timer(0.6, lambda: others.append(tools["sleep"](seconds=0.7)))
     other.start()
     with pytest.raises(InfrastructureError, match=r"^tool sleep of MCP server trial did not answer within 1 s$"):
-        tools["sleep"](seconds=3)
-    assert time.monotonic() - started < 1.2
+        tools["sleep"](seconds=10)
+    assert time.monotonic() - started < 5
     other.join()
     assert len(others) == 1
     assert tools["process"]() == before
@@ -198,7 +198,7 @@ def test_a_server_that_is_closed_leaves_no_file_and_no_thread() -> None:
 
 
 def test_threads_wait_together_for_one_start() -> None:
-    mute = McpServer.stdio("sleep", ["60"], start_seconds=0.5)
+    mute = McpServer.stdio("sleep", ["60"], start_seconds=2)
     problems: list[str] = []
 
     def use() -> None:
@@ -212,7 +212,7 @@ def test_threads_wait_together_for_one_start() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 6  # one after the other, they would take 8
     assert len(problems) == 4
     mute.close()
 
@@ -234,8 +234,8 @@ def test_by_http_too_tools_answer_in_time_and_secrets_are_not_shown(by_http: tup
     assert tools["header"]() == "you sent (secret)"
     started = time.monotonic()
     with pytest.raises(InfrastructureError, match=r"tool sleep of MCP server 127\.0\.0\.1:\d+ did not answer within 1 s"):
-        tools["sleep"](seconds=3)
-    assert time.monotonic() - started < 1.2
+        tools["sleep"](seconds=10)
+    assert time.monotonic() - started < 5
     assert tools["echo"](text="again") == "again"
     process.kill()
     process.wait()

@@ -229,7 +229,8 @@ def _call(operation: Operation, client: httpx.Client, base_url: str, seconds: fl
     except (httpx.InvalidURL, RecursionError, TypeError) as error:  # too long, too deep, a number that JSON cannot hold
         raise ToolError(f"the arguments cannot be sent: {error}") from error
     try:
-        answer = within(seconds, lambda: _asked(client, request, seconds, longest), f"operation {operation.name}")
+        who = f"operation {operation.name}"
+        answer = within(seconds, lambda: _asked(client, request, seconds, longest, who), who)
         return _told(operation, answer, longest, _secrets(operation, client, request, arguments))
     except AgentGymError:
         raise
@@ -305,7 +306,7 @@ class Answer:
     whole: bool
 
 
-def _asked(client: httpx.Client, request: httpx.Request, seconds: float, longest: int) -> Answer:
+def _asked(client: httpx.Client, request: httpx.Request, seconds: float, longest: int, who: str) -> Answer:
     """Reads no more than the policy may, and no longer than it waits."""
     deadline = time.monotonic() + seconds
     response = client.send(request, stream=True)
@@ -313,7 +314,9 @@ def _asked(client: httpx.Client, request: httpx.Request, seconds: float, longest
     try:
         for chunk in response.iter_bytes():
             data += chunk
-            if len(data) > 4 * longest or time.monotonic() > deadline:  # 4 bytes of one character in UTF-8, at most
+            if time.monotonic() > deadline:
+                raise InfrastructureError(f"{who} did not answer within {seconds:g} s")
+            if len(data) > 4 * longest:  # bytes of one character in UTF-8, at most
                 return Answer(response, data, whole=False)
         return Answer(response, data, whole=True)
     finally:
