@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -128,6 +130,21 @@ def test_the_worker_ends_with_its_host(tmp_path):
     assert gone([pid])
 
 
+def test_a_host_may_have_a_thousand_files_open():
+    sandbox_of("bubblewrap")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, 2048), hard), hard))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        sandbox = open_sandbox("bubblewrap", SMALL)
+        assert [sandbox.run("print(5)").stdout for _ in range(2)] == ["5\n"] * 2
+        sandbox.close()
+    finally:
+        for file in opened:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_a_fork_of_the_host_gets_a_worker_of_its_own(own):
     own.run("pass")
     context = multiprocessing.get_context("fork")
@@ -136,7 +153,9 @@ def test_a_fork_of_the_host_gets_a_worker_of_its_own(own):
     child.start()
     assert answers.get(timeout=30) == "3\n"
     child.join()
-    assert own.run("print(4)").stdout == "4\n"
+    with ThreadPoolExecutor() as threads:  # so that one of them needs a new connection
+        answers = threads.map(own.run, ["import time\ntime.sleep(0.2)\nprint(4)"] * 2)
+        assert [answer.stdout for answer in answers] == ["4\n"] * 2
 
 
 @pytest.mark.parametrize("backend", ["bubblewrap", "subprocess"])

@@ -9,15 +9,14 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from agentgym.tools.sandbox import rootfs
-from agentgym.tools.sandbox.inside.folder import empty
 from agentgym.tools.sandbox.process import ProcessShell
+from agentgym.tools.sandbox.scratch import Scratch
 from agentgym.tools.sandbox.worker import SOCKET, Shell
 
 
@@ -25,29 +24,25 @@ class Unguarded:
     name = "subprocess"
 
     def launch(self, folder: Path, limits: Mapping[str, Any]) -> Shell:
-        scratch = tempfile.TemporaryDirectory(prefix="agentgym-", ignore_cleanup_errors=True)
-        os.chmod(scratch.name, 0o711)  # programs of another user pass through to their working folders
-        plan = {"socket": str(folder / SOCKET), "isolated": False, "scratch": scratch.name, **limits}
+        scratch = Scratch()
+        scratch.path.chmod(0o711)  # programs of another user pass through to their working folders
+        plan = {"socket": str(folder / SOCKET), "isolated": False, "scratch": str(scratch.path), **limits}
         python, worker = getattr(sys, "_base_executable", sys.executable), str(Path(__file__).parent)
         environment = {name: text for name, text in rootfs.ENVIRONMENT.items() if name != "LD_LIBRARY_PATH"} | {"PATH": os.defpath}
         if os.geteuid() == 0:  # programs run as nobody, who may not reach this Python
-            python, worker = _copy(Path(scratch.name))
+            python, worker = _copy(scratch.path)
             environment["LD_LIBRARY_PATH"] = str(Path(python).parents[1] / "libs")
         return UnguardedShell([python, *rootfs.arguments(worker), json.dumps(plan)], environment, scratch)
 
 
 class UnguardedShell(ProcessShell):
-    def __init__(self, command: list[str], environment: Mapping[str, str], scratch: tempfile.TemporaryDirectory[str]) -> None:
+    def __init__(self, command: list[str], environment: Mapping[str, str], scratch: Scratch) -> None:
         self._scratch = scratch
         super().__init__(command, environment)
 
     def stop(self) -> None:
         super().stop()
-        with suppress(OSError):
-            left = os.open(self._scratch.name, os.O_RDONLY | os.O_DIRECTORY)
-            empty(left)  # to any depth, which the next line is no match for
-            os.close(left)
-        self._scratch.cleanup()
+        self._scratch.remove()
 
 
 def _copy(within: Path) -> tuple[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 from agentgym.errors import AgentGymError
 from agentgym.tools.sandbox import SandboxLimits
 from agentgym.tools.sandbox.inside import frames
+from agentgym.tools.sandbox.scratch import Scratch
 
 SOCKET, COMPLAINT = "socket", "complaint"  # files in the worker's folder
 START = 30.0  # seconds that a worker may take until it answers
@@ -55,24 +55,26 @@ class Worker:
         self._pid, self._limits = os.getpid(), limits
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
-        self._outer = tempfile.TemporaryDirectory(prefix="agentgym-", ignore_cleanup_errors=True)
-        folder = Path(self._outer.name, "run")
+        self._outer = Scratch()
+        folder = self._outer.path / "run"
         folder.mkdir()
         folder.chmod(0o777)  # the worker may be another user; only its owner passes the folder around it
         self._path = str(folder / SOCKET)
         try:
             if len(os.fsencode(self._path)) > LONGEST_PATH:
-                raise AgentGymError(f"{self._outer.name} is too long a path for a socket; set TMPDIR to a shorter one")
+                raise AgentGymError(f"{self._outer.path} is too long a path for a socket; set TMPDIR to a shorter one")
             self._shell = launcher.launch(folder, asdict(limits))
             self._lifeline = self._await(launcher.name)
+            self._ended = select.poll()
+            self._ended.register(self._lifeline, select.POLLIN)
         except BaseException:
-            self._outer.cleanup()
+            self._outer.remove()
             raise
 
     def is_alive(self) -> bool:
         """In this process, for a fork of it must not share connections."""
         # A worker says nothing on its lifeline: if that can be read, it has ended.
-        return self._pid == os.getpid() and self._shell.is_alive() and not select.select([self._lifeline], [], [], 0)[0]
+        return self._pid == os.getpid() and self._shell.is_alive() and not self._ended.poll(0)
 
     @contextmanager
     def connection(self, state: str) -> Iterator[Connection]:
@@ -93,7 +95,7 @@ class Worker:
                 connection.close()
             self._lifeline.close()
             self._shell.stop()
-            self._outer.cleanup()
+            self._outer.remove()
 
     def _await(self, name: str) -> socket.socket:
         until = time.monotonic() + START
