@@ -1,6 +1,7 @@
 """Questions answered with an interpreter: tool calls and interleaved blocks, verdicts, rewards and data."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,23 @@ def test_every_turn_can_be_re_entered_with_its_variables(env):
 def test_answers_are_compared_as_mathematics(answer, expected, same):
     pytest.importorskip("math_verify")
     assert equivalent(answer, expected) is same
+
+
+def test_a_fork_of_the_host_asks_a_process_of_its_own():
+    pytest.importorskip("math_verify")
+    comparison, right = Comparison(), False
+    assert comparison.ask("1/2", "0.5")
+    asked = comparison._process
+    if (child := os.fork()) == 0:
+        try:
+            right = comparison.ask("1/2", "0.5") and comparison._process is not asked
+            comparison.close()
+        finally:
+            os._exit(not right)
+    assert os.waitpid(child, 0)[1] == 0
+    assert comparison._process is asked
+    assert not comparison.ask("1/2", "0.6")
+    comparison.close()
 
 
 def test_the_comparing_process_is_started_anew_when_it_dies():

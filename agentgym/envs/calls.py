@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentgym.action import DEEPEST, Call
+from agentgym.envs.syntax import expression_of
 from agentgym.tool import Tool
 
 Json = Mapping[str, Any]
@@ -102,7 +103,7 @@ def calls_alone(text: str) -> list[Call]:
 
 def _read(text: str) -> Any:
     try:
-        return _value(ast.parse(text.strip(), mode="eval").body)
+        return _value(expression_of(text.strip()))
     except (SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(f"no Python: {error}") from error
 

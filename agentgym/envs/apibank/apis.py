@@ -12,6 +12,7 @@ from typing import Any
 
 from agentgym.envs.apibank.desk import Desk
 from agentgym.envs.apibank.forms import DAY, Day, Moment, Refused, day_of, folded, moment_of, month_and_day, read_date, refuse_empty
+from agentgym.envs.syntax import expression_of
 
 TODAY = "2023-03-31"
 _OPERATIONS: dict[type, Callable[[float, float], float]] = {
@@ -173,7 +174,7 @@ class Apis(Desk):
     def calculator(self, formula: str) -> float:
         """Calculates with whole numbers, + - * / and brackets, such as (1 + 2) * 3."""
         try:
-            return _value(ast.parse(formula.strip(), mode="eval").body)
+            return _value(expression_of(formula.strip()))
         except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
             raise Refused(f"no formula: {error}") from error
 

@@ -12,6 +12,7 @@ from typing import Any
 from agentgym.action import Call
 from agentgym.envs.apibank.apis import Apis, Network, devices_of, rename
 from agentgym.envs.apibank.forms import Refused, day_of, folded, moment_of, month_and_day
+from agentgym.envs.syntax import expression_of
 from agentgym.tool import Tool
 from agentgym.tools.search import Page, SearchIndex
 
@@ -180,7 +181,7 @@ def _like(value: Any, true: Any) -> Any:
     if isinstance(true, bool):
         return {"true": True, "false": False}.get(folded(value), value)
     try:
-        read = ast.literal_eval(value)
+        read = ast.literal_eval(expression_of(value.lstrip(" \t")))
         str(read)  # an integer of more than 4,300 digits, such as a hexadecimal one, has no text to be compared by
         return read
     except (ValueError, SyntaxError, RecursionError, MemoryError):

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, Field, model_validator
 
 from agentgym.envs.rows import Rows, name_of, read
+from agentgym.envs.syntax import module_of
 from agentgym.errors import AgentGymError
 from agentgym.task import Task
 
@@ -126,7 +127,7 @@ def _called(test: str, solution: str) -> str | None:
     """The function of the solution that a test calls; of one without a solution, the first that is not Python's own."""
     try:
         with warnings.catch_warnings(action="ignore", category=Warning):
-            asked, given = ast.parse(test), ast.parse(solution)
+            asked, given = module_of(test), module_of(solution)
     except SyntaxError:
         return None
     calls = [node.func.id for node in ast.walk(asked) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]

@@ -64,12 +64,16 @@ def retool(right: bool, turns: int) -> float:
 
 
 class Comparison:
-    """A process of `agentgym.envs.maths.checker`, for one thread at a time, started when it is needed and anew when it died."""
+    """A process of `agentgym.envs.maths.checker`, for one thread at a time, started when it is needed and anew when it died.
+
+    A fork of the process that started it starts another one.
+    """
 
     def __init__(self) -> None:
         if importlib.util.find_spec("math_verify") is None:
             raise MissingExtra("math_verify", "maths")
         self._process: subprocess.Popen[str] | None = None
+        self._owner = 0
 
     def ask(self, answer: str, expected: str) -> bool:
         process = self._running()
@@ -88,20 +92,23 @@ class Comparison:
         with suppress(OSError):
             process.stdin.write(question + "\n")
             process.stdin.flush()
-            if select.select([process.stdout], [], [], WAIT)[0]:
+            answers = select.poll()
+            answers.register(process.stdout, select.POLLIN)
+            if answers.poll(1000 * WAIT):
                 return process.stdout.readline()
         return ""
 
     def close(self) -> None:
-        if self._process is not None:
+        if self._process is not None and self._owner == os.getpid():
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=0.5)  # how it ended by itself counts
             self._process.kill()
             self._process.wait()
-            self._process = None
+        self._process = None
 
     def _running(self) -> subprocess.Popen[str]:
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
+            self._owner = os.getpid()
             command = [sys.executable, "-m", "agentgym.envs.maths.checker"]
             pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere, text=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from agentgym.envs.syntax import module_of
 from agentgym.errors import AgentGymError
 
 _EQUALITIES = {"assertEqual", "assertAlmostEqual", "assertCountEqual", "assertIs"} | {
@@ -74,7 +75,7 @@ def with_decoys(source: str, rng: Random) -> Suite:
 
 def _parsed(source: str) -> ast.Module:
     try:
-        return ast.parse(source)
+        return module_of(source)
     except (SyntaxError, ValueError, RecursionError) as error:
         raise AgentGymError(f"a suite of tests is no Python: {error}") from None
 
