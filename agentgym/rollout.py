@@ -100,6 +100,9 @@ class Rollout:
             while self._running:
                 await self._rest()
                 self._plan(Idle())
+        except asyncio.CancelledError:
+            self._cancel_all()
+            raise
         finally:
             for task in self._running:
                 task.cancel()
@@ -305,6 +308,14 @@ class Rollout:
         self._release(turn)
         self.committed(tree, turn)
         self._plan(LeafDone(tree, turn))
+
+    def _cancel_all(self) -> None:
+        """The rollout is given up: its record says so of every episode that has no end."""
+        for tree in self.forest:
+            tree.closed = True
+            for turn in [turn for turn in tree.turns if not turn.children and turn.end is None and (turn.executed or turn.partial)]:
+                turn.reward, turn.end, turn.outcome = None, "truncated", Outcome.CANCELLED
+                self.committed(tree, turn)
 
     async def _stop(self, tree: TurnTree, turn: Turn, end: End) -> None:
         """End an unfinished episode from outside, with its score as it stands."""

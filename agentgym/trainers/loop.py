@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from agentgym.outcome import Outcome
-from agentgym.rollout import Rollout
 from agentgym.seeds import Lineage
 from agentgym.store import RunStore
 from agentgym.trainers.credit.streams import check_streams, log_advantages, teaches
+from agentgym.trainers.playing import Playing, playing
 from agentgym.trainers.seams import Metrics, Stateful, pace
 from agentgym.trainers.training import Training
 from agentgym.turn import TurnTree
@@ -27,37 +30,30 @@ async def train(
     and True ends the training.
     """
     first, folder = (store.resume() if store is not None else None) or (0, None)
+    player = playing(run, store)
     if folder is not None:
-        run.load(folder)
+        run.load(player, folder)
     if folder is None or not isinstance(run.sync, Stateful):  # else the actor goes on with the weights that it had
         await run.sync.push(run.learner)
     if run.hook is not None:
         await run.hook.begin(run)
-    for step in range(first, steps):
-        metrics, trees = await train_step(run, step, store)
-        if store is not None:
-            store.append("metrics", {"step": step + 1, **{k: v for k, v in metrics.items() if not k.startswith("seconds")}})
-        heard: Any = done(step + 1, metrics, trees) if done is not None else None
-        last = (await heard if hasattr(heard, "__await__") else heard) is True or step + 1 == steps
-        if store is not None and (last or (step + 1) % checkpoint_every == 0):
-            store.checkpoint(step + 1, run.save)
-        if last:
-            break
+    async with aclosing(player):
+        for step in range(first, steps):
+            metrics, trees = await train_step(run, player, step, store)
+            if store is not None:
+                store.append("metrics", {"step": step + 1, **{k: v for k, v in metrics.items() if not k.startswith("seconds")}})
+            heard: Any = done(step + 1, metrics, trees) if done is not None else None
+            last = (await heard if hasattr(heard, "__await__") else heard) is True or step + 1 == steps
+            if store is not None and (last or (step + 1) % checkpoint_every == 0):
+                store.checkpoint(step + 1, partial(run.save, player))
+            if last:
+                break
 
 
-async def train_step(run: Training, step: int, store: RunStore | None = None) -> tuple[Metrics, list[TurnTree]]:
+async def train_step(run: Training, player: Playing, step: int, store: RunStore | None = None) -> tuple[Metrics, list[TurnTree]]:
     started = time.perf_counter()
     await run.schedule.admit(run.learner.version)
-    rollout = Rollout(
-        run.make_env,
-        run.expander,
-        {"policy": run.actor, **run.models},
-        run.chat,
-        Lineage.of(run.seed, "train", step),
-        limits=run.limits,
-        committed=store.turn if store else None,
-    )
-    forest = await rollout.run(run.source.draw(run.batch))
+    forest = await player.forest(step)
     played = time.perf_counter()
     run.source.observe(forest)
     admitted = [tree for tree in forest if run.source.admit(tree) is None]
@@ -66,12 +62,13 @@ async def train_step(run: Training, step: int, store: RunStore | None = None) ->
     check_streams(trees)
     if store is not None:
         log_advantages(store, trees)
-    metrics = _learn(run, step, trees)
+    metrics = await asyncio.to_thread(_learn, run, step, trees)
     if run.schedule.push_due(run.learner.version):
         await run.sync.push(run.learner)
+        await player.pushed()
     if run.hook is not None:
         metrics.update(await run.hook.after_step(run, step + 1))
-    for plugin in run.plugins().values():
+    for plugin in (*run.plugins().values(), player):
         metrics.update(plugin.metrics())
     leaves = [leaf for tree in forest for leaf in tree.leaves() if leaf.outcome is not Outcome.CANCELLED]
     metrics["lost"], metrics["episodes"] = sum(leaf.reward is None for leaf in leaves), len(leaves)

@@ -142,6 +142,19 @@ class Schedule(Stateful, Protocol):
     def push_due(self, learner_step: int) -> bool: ...
 
 
+@runtime_checkable
+class Ahead(Protocol):
+    """A schedule under which other rollouts go on while the learner learns."""
+
+    unit: int  # starts that one rollout plays together
+
+    def room(self, batch: int, outstanding: int) -> int:
+        """How many starts may begin, where a step learns ``batch`` and so many are played, waiting or being learnt."""
+
+    def is_stale(self, tree: TurnTree) -> bool:
+        """Whether what was sampled of it so far is too old to be trained on."""
+
+
 class Learner(Protocol):
     version: int
     heads: frozenset[str]  # what objectives may need of its forward pass

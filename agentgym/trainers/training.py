@@ -20,7 +20,7 @@ from agentgym.trainers.divisors import Divisor, token_mean
 from agentgym.trainers.packing import ByPath, ByTree, Packing
 from agentgym.trainers.schedules.lagging import Lagging
 from agentgym.trainers.schedules.synchronous import Synchronous
-from agentgym.trainers.seams import Credit, Hook, Hosts, Learner, Objective, Schedule, Source, Stateful, Sync, asked, layers
+from agentgym.trainers.seams import Ahead, Credit, Hook, Hosts, Learner, Objective, Schedule, Source, Stateful, Sync, asked, layers
 
 
 @dataclass
@@ -64,10 +64,10 @@ class Training:
                 f"{type(self.learner).__name__} gives: use a credit that writes it, such as agentgym.trainers.credit.logprobs:WithLogprobs"
             )
 
-        if isinstance(self.schedule, Lagging) and not isinstance(self.sync, Stateful):
+        if isinstance(self.schedule, Lagging | Ahead) and not isinstance(self.sync, Stateful):
             raise AgentGymError(
-                f"Lagging keeps old weights at the actor, but {type(self.sync).__name__} keeps none: use a sync such as "
-                "agentgym.policies.sync:CopiedWeights"
+                f"{type(self.schedule).__name__} leaves the actor old weights, but {type(self.sync).__name__} keeps none: use a sync "
+                "such as agentgym.policies.sync:CopiedWeights"
             )
         if isinstance(self.source, Hosts):
             self.make_env = self.source.host(self.make_env)
@@ -86,14 +86,15 @@ class Training:
         found |= {name: plugin for name, plugin in (("hook", self.hook), ("sync", self.sync)) if isinstance(plugin, Stateful)}
         return {**found, **{f"objective {number}": layer for number, layer in enumerate(stateful)}}
 
-    def save(self, folder: Path) -> None:
-        states = {name: plugin.state_dict() for name, plugin in self.plugins().items()}
+    def save(self, playing: Stateful, folder: Path) -> None:
+        """All that a resumed run needs. ``playing``: `agentgym.trainers.playing.Playing`."""
+        states = {name: plugin.state_dict() for name, plugin in {**self.plugins(), "playing": playing}.items()}
         states["models"] = {name: model.state_dict() for name, model in self._learnt().items()}
         torch.save({**states, "learner": self.learner.state_dict(), "random": torch.get_rng_state()}, folder / "state.pt")
 
-    def load(self, folder: Path) -> None:
+    def load(self, playing: Stateful, folder: Path) -> None:
         state = torch.load(folder / "state.pt", weights_only=True)
-        for name, plugin in self.plugins().items():
+        for name, plugin in {**self.plugins(), "playing": playing}.items():
             plugin.load_state_dict(state[name])
         for name, model in self._learnt().items():
             model.load_state_dict(state["models"][name])

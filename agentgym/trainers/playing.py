@@ -1,0 +1,167 @@
+"""Where a step's trees come from: a batch played for it, or what was played while others were learnt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from agentgym.errors import AgentGymError
+from agentgym.rollout import Rollout, Start
+from agentgym.seeds import Lineage
+from agentgym.store import RunStore
+from agentgym.task import Task
+from agentgym.trainers.seams import Ahead, Stateful, Stateless
+from agentgym.trainers.training import Training
+from agentgym.turn import TurnTree
+
+
+class Playing(Stateful, Protocol):
+    async def forest(self, step: int) -> list[TurnTree]:
+        """The trees of a step, closed or ended."""
+
+    async def pushed(self) -> None:
+        """The actor has new weights."""
+
+    async def aclose(self) -> None:
+        """Nothing more will be asked for."""
+
+
+def playing(run: Training, store: RunStore | None) -> Playing:
+    return PlayingAhead(run, store, run.schedule) if isinstance(run.schedule, Ahead) else BatchByBatch(run, store)
+
+
+def rollout_of(run: Training, store: RunStore | None, number: int) -> Rollout:
+    return Rollout(
+        run.make_env,
+        run.expander,
+        {"policy": run.actor, **run.models},
+        run.chat,
+        Lineage.of(run.seed, "train", number),
+        limits=run.limits,
+        committed=store.turn if store else None,
+    )
+
+
+class BatchByBatch(Stateless):
+    """One rollout for each step, and nothing between them: equal runs are equal to the last bit."""
+
+    def __init__(self, run: Training, store: RunStore | None) -> None:
+        self.run, self.store = run, store
+
+    async def forest(self, step: int) -> list[TurnTree]:
+        return await rollout_of(self.run, self.store, step).run(self.run.source.draw(self.run.batch))
+
+    async def pushed(self) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Begun:
+    """A rollout that was begun and is not learnt yet, with its number among all."""
+
+    number: int
+    starts: Sequence[Start]
+    rollout: Rollout
+
+
+class PlayingAhead:
+    """Rollouts of a few starts each, as many at once as the schedule has room for; the first that end are learnt first.
+
+    A checkpoint holds what is under way by its numbers and starts: a resumed run begins it anew, with the same seeds, and what was
+    logged of it then takes the place of what was logged before. ``aborted`` rollouts were too old to be trained on before they ended.
+    """
+
+    def __init__(self, run: Training, store: RunStore | None, schedule: Ahead) -> None:
+        self.run, self.store, self.schedule = run, store, schedule
+        self._number = 0
+        self._running: dict[asyncio.Task[list[TurnTree]], Begun] = {}
+        self._ended: dict[Begun, list[TurnTree]] = {}  # the first that ended first
+        self._learning: list[Begun] = []
+        self._again: list[tuple[int, list[Start]]] = []  # what was under way when the run was saved
+        self._changed = asyncio.Event()
+        self._error: BaseException | None = None
+        self._aborted = 0
+        if schedule.room(run.batch, 0) < max(schedule.unit, run.batch):
+            raise AgentGymError(
+                f"{type(schedule).__name__} has room for {schedule.room(run.batch, 0)} starts, but a step learns {run.batch} and a rollout "
+                f"plays {schedule.unit}: lower its unit, or raise the batch"
+            )
+
+    async def forest(self, step: int) -> list[TurnTree]:
+        self._begin()
+        while sum(len(begun.starts) for begun in self._ended) < self.run.batch:
+            self._changed.clear()
+            await self._changed.wait()
+            if self._error is not None:
+                raise self._error
+        forest: list[TurnTree] = []
+        while len(forest) < self.run.batch:
+            begun = next(iter(self._ended))
+            forest += self._ended.pop(begun)
+            self._learning.append(begun)
+        return forest
+
+    async def pushed(self) -> None:
+        self._learning = []
+        late = [task for task, begun in self._running.items() if any(map(self.schedule.is_stale, begun.rollout.forest))]
+        self._aborted += len(late)
+        await self._abort(late)
+        self._begin()
+
+    async def aclose(self) -> None:
+        await self._abort(list(self._running))
+
+    async def _abort(self, tasks: Sequence[asyncio.Task[list[TurnTree]]]) -> None:
+        for task in tasks:
+            del self._running[task]
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        begun = [*self._ended, *self._running.values()]
+        under_way = [(one.number, [asdict(start) for start in one.starts]) for one in sorted(begun, key=lambda one: one.number)]
+        return {"number": self._number, "under_way": orjson.dumps(under_way, default=str).decode(), "aborted": self._aborted}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._number, self._aborted = state["number"], state["aborted"]
+        for number, starts in orjson.loads(state["under_way"]):
+            self._again.append((number, [Start(Task(**start["task"]), start["tags"]) for start in starts]))
+
+    def metrics(self) -> dict[str, float]:
+        return {"aborted": float(self._aborted), "running": float(len(self._running)), "waiting": float(len(self._ended))}
+
+    def _begin(self) -> None:
+        while self.schedule.room(self.run.batch, self._outstanding()) >= self.schedule.unit:
+            number, starts = self._again.pop(0) if self._again else self._drawn()
+            rollout = rollout_of(self.run, self.store, number)
+            task = asyncio.create_task(rollout.run(starts))
+            self._running[task] = Begun(number, starts, rollout)
+            task.add_done_callback(self._finished)
+
+    def _drawn(self) -> tuple[int, list[Start]]:
+        self._number += 1
+        return self._number - 1, self.run.source.draw(self.schedule.unit)
+
+    def _outstanding(self) -> int:
+        return sum(len(begun.starts) for begun in (*self._running.values(), *self._ended, *self._learning))
+
+    def _finished(self, task: asyncio.Task[list[TurnTree]]) -> None:
+        begun = self._running.pop(task, None)
+        if begun is None or task.cancelled():
+            return
+        try:
+            self._ended[begun] = task.result()
+            self._begin()
+        except BaseException as error:  # a callback has nobody who would hear of it
+            self._error = self._error or error
+        self._changed.set()

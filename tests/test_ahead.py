@@ -1,0 +1,215 @@
+"""Rollouts that go on while the learner learns: how old what is learnt may be, and what becomes of the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from resumable_run import Letters
+
+from agentgym.errors import AgentGymError
+from agentgym.expand import Groups
+from agentgym.outcome import Outcome
+from agentgym.policies.sync import CopiedWeights, SharedWeights
+from agentgym.policies.tiny import TinyTokenizer, new_model, tiny_chat
+from agentgym.policies.transformers import TransformersPolicy
+from agentgym.policy import Generation, Prompt, Sampling
+from agentgym.rollout import Limits
+from agentgym.store import RunStore
+from agentgym.task import Task
+from agentgym.trainers.credit.grpo import GRPO
+from agentgym.trainers.learner import TorchLearner
+from agentgym.trainers.loop import train
+from agentgym.trainers.objectives.clipped import ClippedSurrogate
+from agentgym.trainers.schedules.ahead import BoundedStaleness, oldest
+from agentgym.trainers.schedules.synchronous import Synchronous
+from agentgym.trainers.sources.uniform import Uniform
+from agentgym.trainers.training import Training
+from agentgym.turn import Turn, TurnTree
+
+BATCH = 2
+
+
+class Unhurried(TransformersPolicy):
+    """Waits before it answers, as ``wait`` says of a task."""
+
+    wait: Any = None
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        if self.wait is not None:
+            await self.wait(prompt.tree)
+        return await super().generate(prompt, sampling)
+
+
+def a_run(schedule: Any, *, wait: Any = None, sync: type = CopiedWeights, learner: type = TorchLearner) -> Training:
+    torch.set_num_threads(1)
+    tokenizer = TinyTokenizer.train(["Write etaoin. More!", "user assistant system"] * 3)
+    policy = Unhurried(new_model(len(tokenizer), seed=0), tiny_chat(tokenizer))
+    policy.wait = wait
+    made = sync(policy)
+    return Training(
+        Letters, policy, policy.chat, Uniform(Letters().tasks("train")), Groups(3), GRPO(), ClippedSurrogate(),
+        learner(made.model, 1e-2), made, schedule, limits=Limits(tokens=200, turn_tokens=8), batch=BATCH,
+    )  # fmt: skip
+
+
+def played(run: Training, steps: int, store: RunStore | None = None) -> list[tuple[dict[str, float], list[TurnTree]]]:
+    heard: list[Any] = []
+    asyncio.run(train(run, steps, store, lambda step, metrics, trees: heard.append((metrics, list(trees))), checkpoint_every=1))
+    return heard
+
+
+def number(tree: TurnTree) -> int:
+    """Of the rollout that played it."""
+    return int(tree.id.split("/")[2])
+
+
+def weights_of(run: Training) -> list[torch.Tensor]:
+    return [weight.detach().clone() for weight in run.sync.model.parameters()]
+
+
+def test_without_staleness_it_is_the_synchronous_run_to_the_last_bit() -> None:
+    runs = [a_run(Synchronous()), a_run(BoundedStaleness(0, unit=BATCH))]
+    (first, again) = (played(run, 3) for run in runs)
+    assert [metrics["loss"] for metrics, _ in first] == [metrics["loss"] for metrics, _ in again]
+    assert all(map(torch.equal, weights_of(runs[0]), weights_of(runs[1])))
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 3])
+def test_nothing_that_is_learnt_is_older_than_allowed(staleness: int) -> None:
+    order = Counter[str]()
+
+    async def wait(tree: TurnTree) -> None:
+        order[tree.id] += 1
+        for _ in range(len(order) * 7 % 23):  # some are overtaken by many
+            await asyncio.sleep(0)
+
+    run = a_run(BoundedStaleness(staleness), wait=wait)
+    pushes = [0]
+    ages = []
+    for metrics, trees in played(run, 6):
+        kept = [tree for tree in trees if any("advantage" in turn.streams for turn in tree.turns)]
+        ages += [sum(oldest(tree, 99) < pushed for pushed in pushes) for tree in kept]
+        assert metrics["staleness"] == max(ages[-len(kept) :])
+        pushes.append(int(metrics["actor_version"]))
+    assert max(ages) == staleness
+
+
+def test_rollouts_go_on_while_the_learner_learns() -> None:
+    learning, acted = threading.Event(), threading.Event()
+
+    class Watching(TorchLearner):
+        def accumulate(self, packed: Any, objective: Any) -> Any:
+            if not learning.is_set():
+                learning.set()
+                assert acted.wait(30), "nobody acts while the learner learns"
+            return super().accumulate(packed, objective)
+
+    async def wait(tree: TurnTree) -> None:
+        while number(tree) >= BATCH and not learning.is_set():
+            await asyncio.sleep(0.001)
+        if learning.is_set():
+            acted.set()
+
+    played(a_run(BoundedStaleness(2), wait=wait, learner=Watching), 2)
+
+
+@given(st.integers(0, 5), st.integers(1, 64), st.integers(0, 400), st.integers(0, 400), st.integers(0, 9))
+def test_room_is_the_capacity_of_areal(staleness: int, batch: int, accepted: int, running: int, version: int) -> None:
+    capacity = (staleness + version + 1) * batch - (accepted + running)
+    assert BoundedStaleness(staleness).room(batch, accepted + running - version * batch) == capacity
+
+
+def test_the_worked_numbers_of_the_capacity() -> None:
+    four = BoundedStaleness(4)
+    assert [four.room(64, 0), four.room(64, 200 + 100 - 2 * 64), four.room(64, 440 + 20 - 2 * 64)] == [320, 148, -12]
+    assert [BoundedStaleness(0).room(64, 0), BoundedStaleness(0).room(64, 64)] == [64, 0]
+
+
+def test_what_grows_too_old_is_given_up_and_the_record_says_so(tmp_path: Path) -> None:
+    async def wait(tree: TurnTree) -> None:
+        if number(tree) == 0 and len(tree.turns) > 3:
+            await asyncio.Event().wait()
+
+    store = RunStore.create(tmp_path / "run", {})
+    heard = played(a_run(BoundedStaleness(1), wait=wait), 4, store)
+    assert heard[-1][0]["aborted"] == 1
+    assert all(number(tree) > 0 for _, trees in heard for tree in trees)
+    (given_up,) = (tree for tree in store.trees() if number(tree) == 0)
+    ends = [leaf for leaf in given_up.leaves() if leaf.outcome is Outcome.CANCELLED]
+    assert ends
+    assert all(leaf.reward is None for leaf in ends)
+
+
+def test_a_tree_that_ended_too_late_is_left_out() -> None:
+    schedule = BoundedStaleness(1)
+    old, new = (TurnTree(str(version), Task("t", "")) for version in (0, 2))
+    for tree, version in ((old, 0), (new, 2)):
+        tree.add(Turn(0, None, "policy", 0, versions=[(4, 3), (version, 2)]))
+    schedule.push_due(2)
+    assert schedule.select([old, new], 2) == [old, new]
+    schedule.push_due(4)
+    assert schedule.select([old, new], 4) == [new]
+    assert schedule.metrics() == {"staleness": 1.0, "evicted": 1.0}
+
+
+def test_a_run_that_was_killed_begins_anew_what_was_under_way(tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(step: int, metrics: Any, trees: Any) -> None:
+        learnt.extend(trees if step < 3 else [])
+        if step == 3:
+            raise Killed
+
+    learnt: list[TurnTree] = []
+    store = RunStore.create(tmp_path / "run", {})
+    with pytest.raises(Killed):
+        asyncio.run(train(a_run(BoundedStaleness(2)), 9, store, kill, checkpoint_every=1))
+    store.close()
+    store = RunStore.open(tmp_path / "run")
+    again = [tree for _, trees in played(a_run(BoundedStaleness(2)), 5, store) for tree in trees]
+    numbers = sorted(number(tree) for tree in (*learnt, *again))
+    assert len(numbers) == len(set(numbers)) == 5 * BATCH
+    recorded = {tree.id: tree for tree in store.trees()}
+    for tree in (*learnt, *again):
+        assert [turn.action for turn in recorded[tree.id].turns] == [turn.action for turn in tree.turns]
+
+
+def test_a_source_that_fails_ends_the_run() -> None:
+    class Broken(Uniform):
+        def draw(self, n: int) -> Any:
+            if self.drawn > 6:
+                raise AgentGymError("no more tasks")
+            self.drawn += n
+            return super().draw(n)
+
+        drawn = 0
+
+    run = a_run(BoundedStaleness(1))
+    run.source = Broken(Letters().tasks("train"))
+    with pytest.raises(AgentGymError, match="no more tasks"):
+        played(run, 9)
+
+
+@pytest.mark.parametrize("wrong", [{"staleness": -1}, {"staleness": 1, "unit": 0}])
+def test_wrong_numbers_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(AgentGymError, match="at least"):
+        BoundedStaleness(**wrong)
+
+
+def test_a_rollout_that_never_has_room_is_refused() -> None:
+    with pytest.raises(AgentGymError, match="room for 2 starts, but a step learns 2 and a rollout plays 3"):
+        played(a_run(BoundedStaleness(0, unit=3)), 1)
+
+
+def test_shared_weights_cannot_be_played_ahead() -> None:
+    with pytest.raises(AgentGymError, match="BoundedStaleness leaves the actor old weights, but SharedWeights keeps none"):
+        a_run(BoundedStaleness(1), sync=SharedWeights)
