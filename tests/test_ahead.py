@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from resumable_run import Letters
 
 from agentgym.errors import AgentGymError
-from agentgym.expand import Groups
+from agentgym.expand import Close, Groups
 from agentgym.outcome import Outcome
 from agentgym.policies.sync import CopiedWeights, SharedWeights
 from agentgym.policies.tiny import TinyTokenizer, new_model, tiny_chat
@@ -123,14 +123,37 @@ def test_rollouts_go_on_while_the_learner_learns() -> None:
 
 @given(st.integers(0, 5), st.integers(1, 64), st.integers(0, 400), st.integers(0, 400), st.integers(0, 9))
 def test_room_is_the_capacity_of_areal(staleness: int, batch: int, accepted: int, running: int, version: int) -> None:
-    capacity = (staleness + version + 1) * batch - (accepted + running)
-    assert BoundedStaleness(staleness).room(batch, accepted + running - version * batch) == capacity
+    capacity = min(512 - running, (staleness + version + 1) * batch - (accepted + running))
+    assert BoundedStaleness(staleness, 512).room(batch, running, accepted - version * batch) == capacity
 
 
 def test_the_worked_numbers_of_the_capacity() -> None:
-    four = BoundedStaleness(4)
-    assert [four.room(64, 0), four.room(64, 200 + 100 - 2 * 64), four.room(64, 440 + 20 - 2 * 64)] == [320, 148, -12]
-    assert [BoundedStaleness(0).room(64, 0), BoundedStaleness(0).room(64, 64)] == [64, 0]
+    four, none = BoundedStaleness(4, 512), BoundedStaleness(0, 512)
+    assert [four.room(64, 0, 0), four.room(64, 100, 200 - 2 * 64), four.room(64, 20, 440 - 2 * 64)] == [320, 148, -12]
+    assert [none.room(64, 0, 0), none.room(64, 64, 0)] == [64, 0]
+
+
+def test_no_more_are_played_at_once_than_allowed() -> None:
+    playing: set[str] = set()
+
+    async def wait(tree: TurnTree) -> None:
+        playing.add(tree.id)
+        if tree.closed or len(playing - ended) > 3:
+            raise AssertionError("too many at once")
+        await asyncio.sleep(0)
+
+    ended: set[str] = set()
+    run = a_run(BoundedStaleness(4, most=3), wait=wait)
+    plan = run.expander.plan
+
+    def watched(forest: Any, event: Any) -> Any:
+        commands = list(plan(forest, event))
+        ended.update(command.tree.id for command in commands if isinstance(command, Close))
+        return commands
+
+    run.expander.plan = watched
+    assert not any(metrics["lost"] for metrics, _ in played(run, 3))
+    assert len(playing) > 6
 
 
 def test_what_grows_too_old_is_given_up_and_the_record_says_so(tmp_path: Path) -> None:
@@ -199,14 +222,14 @@ def test_a_source_that_fails_ends_the_run() -> None:
         played(run, 9)
 
 
-@pytest.mark.parametrize("wrong", [{"staleness": -1}, {"staleness": 1, "unit": 0}])
+@pytest.mark.parametrize("wrong", [{"staleness": -1}, {"staleness": 1, "unit": 0}, {"staleness": 1, "most": 0}])
 def test_wrong_numbers_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(AgentGymError, match="at least"):
         BoundedStaleness(**wrong)
 
 
 def test_a_rollout_that_never_has_room_is_refused() -> None:
-    with pytest.raises(AgentGymError, match="room for 2 starts, but a step learns 2 and a rollout plays 3"):
+    with pytest.raises(AgentGymError, match="room for 2 starts, but a rollout plays 3"):
         played(a_run(BoundedStaleness(0, unit=3)), 1)
 
 

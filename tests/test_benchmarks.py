@@ -91,3 +91,9 @@ def test_the_benchmark_of_stopping_holds_the_truth_more_often_than_not():
     rows = quick("stopping")
     assert all(row["coverage"] > 0.5 and 64 <= row["tasks"] <= 1000 for row in rows)
     assert len(rows) == 10
+
+
+def test_the_benchmark_of_asynchrony_is_faster_ahead_whatever_is_the_slowest():
+    rows = quick("asynchrony")
+    assert len(rows) == 2
+    assert all(row["ratio"] > 1 for row in rows)

@@ -20,9 +20,11 @@ from agentgym.turn import Turn, TurnTree
 torch = pytest.importorskip("torch")
 
 from agentgym.cli.policies import find_policy, refuse_without_tools  # noqa: E402
+from agentgym.cli.training import build  # noqa: E402
 from agentgym.policies import tiny  # noqa: E402
 from agentgym.policies.vllm import VllmPolicy  # noqa: E402
 from agentgym.policies.vllm.client import chat_of  # noqa: E402
+from agentgym.trainers.recipe import Recipe, validated  # noqa: E402
 
 CHAT = tiny.tiny_chat(tiny.TinyTokenizer.load(tiny.SHIPPED))
 SAMPLE = RECORDED["sample"]["body"]["choices"][0]
@@ -281,3 +283,22 @@ def test_tools_are_asked_for_only_where_somebody_must_be_told_of_them():
         raise AssertionError("an episode begins for nothing")
 
     refuse_without_tools(VllmPolicy("http://127.0.0.1:8000", CHAT), CHAT, never)
+
+
+def a_recipe(**fields):
+    served = {"class": "agentgym.policies.vllm:VllmPolicy", "urls": ["http://127.0.0.1:8000"]}
+    return validated(Recipe, {"env": {"id": "agentgym/Search-v0"}, "steps": 1, "actor": served, **fields}, "recipe")
+
+
+def test_a_recipe_trains_the_policys_weights_and_plays_on_a_server():
+    run = build(a_recipe(sync={"class": "agentgym.policies.vllm.sync:FileWeights"}))
+    assert isinstance(run.actor, VllmPolicy)
+    assert run.sync.policy is run.actor
+    assert run.learner.model is run.sync.model
+
+
+def test_a_recipe_whose_server_would_get_no_weights_is_refused():
+    with pytest.raises(AgentGymError, match="needs a sync that brings it weights, such as"):
+        a_recipe()
+    with pytest.raises(AgentGymError, match="SharedWeights.*unexpected keyword argument 'model'"):
+        build(a_recipe(sync={"class": "agentgym.policies.sync:SharedWeights"}))

@@ -11,6 +11,7 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from test_cli import agentgym
 
 from agentgym import Limits, Lineage, Rollout, Start, Task
@@ -336,3 +337,23 @@ def test_an_evaluation_from_the_command_line_asks_for_tokens(server, tmp_path):
     assert done.returncode == 0, done.stderr
     turns = [json.loads(line) for line in (tmp_path / "run" / "turns.jsonl").read_text().splitlines()]
     assert sum(sum(turn.get("sampled", ())) == len(turn.get("logprobs", ())) > 0 for turn in turns) >= 8
+
+
+def test_a_recipe_trains_on_the_server_while_it_plays_on(server, tmp_path):
+    recipe = {
+        "env": {"id": "agentgym/Search-v0"}, "steps": 4, "batch": 4, "checkpoint_every": 2,
+        "actor": {"class": "agentgym.policies.vllm:VllmPolicy", "urls": [server.url]},
+        "sync": {"class": "agentgym.policies.vllm.sync:FileWeights"},
+        "schedule": {"class": "agentgym.trainers.schedules.ahead:BoundedStaleness", "staleness": 2},
+        "expander": {"class": "agentgym.expand:Groups", "size": 4},
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    done = agentgym("train", "recipe.yaml", "--out", "run", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["lost"] for row in metrics] == [0] * 4
+    assert 1 <= max(row["staleness"] for row in metrics) <= 2
+    assert max(row["canary_gap"] for row in metrics) < CLOSE
+    trained, _ = tiny.load(tmp_path / "run" / "policy")
+    shipped, _ = tiny.load()
+    assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), shipped.parameters(), strict=True))

@@ -39,20 +39,32 @@ def run(path: Path, out: Path, resume: bool) -> None:
     with progress() as bar:
         train_with_progress(training, recipe.steps, store, bar, checkpoint_every=recipe.checkpoint_every)
     store.close()
-    policy: Any = training.actor
-    policy.save(out / "policy")
+    save(training, out / "policy")
     console.print(f"wrote {write(out)}, and the policy: agentgym eval {recipe.env.id} --policy {out / 'policy'}")
 
 
 def build(recipe: Recipe) -> Training:
     from agentgym.policies.transformers import TransformersPolicy
 
+    actor: Any
     make_env = partial(make, recipe.env.id, **recipe.env.arguments)
-    actor, chat = find_policy(recipe.policy, make_env)
-    if chat is None or not isinstance(actor, TransformersPolicy):
+    policy, chat = find_policy(recipe.policy, make_env)
+    if chat is None or not isinstance(policy, TransformersPolicy):
         raise AgentGymError(f"policy: {recipe.policy!r} has no weights to train")
-    sync = recipe.sync.build(policy=actor)
+    if recipe.actor is None:
+        actor, sync = policy, recipe.sync.build(policy=policy)
+    else:
+        actor = recipe.actor.build(chat=chat)
+        sync = recipe.sync.build(policy=actor, model=policy.model)
     return recipe.training(make_env, actor, sync.model, chat, sync, lambda name: find_policy(name, make_env))
+
+
+def save(training: Training, folder: Path) -> None:
+    """What was trained, as ``--policy`` reads it."""
+    from agentgym.policies.transformers import TransformersPolicy
+
+    learner: Any = training.learner
+    TransformersPolicy(learner.accelerator.unwrap_model(learner.model), training.chat).save(folder)
 
 
 def progress(done: str = "step {task.completed}/{task.total}") -> Progress:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -91,15 +91,13 @@ class PlayingAhead:
         self._changed = asyncio.Event()
         self._error: BaseException | None = None
         self._aborted = 0
-        if schedule.room(run.batch, 0) < max(schedule.unit, run.batch):
-            raise AgentGymError(
-                f"{type(schedule).__name__} has room for {schedule.room(run.batch, 0)} starts, but a step learns {run.batch} and a rollout "
-                f"plays {schedule.unit}: lower its unit, or raise the batch"
-            )
+        if (room := schedule.room(run.batch, 0, 0)) < schedule.unit:
+            name = type(schedule).__name__
+            raise AgentGymError(f"{name} has room for {room} starts, but a rollout plays {schedule.unit}: lower its unit")
 
     async def forest(self, step: int) -> list[TurnTree]:
         self._begin()
-        while sum(len(begun.starts) for begun in self._ended) < self.run.batch:
+        while _starts(self._ended) < self.run.batch:
             self._changed.clear()
             await self._changed.wait()
             if self._error is not None:
@@ -141,7 +139,7 @@ class PlayingAhead:
         return {"aborted": float(self._aborted), "running": float(len(self._running)), "waiting": float(len(self._ended))}
 
     def _begin(self) -> None:
-        while self.schedule.room(self.run.batch, self._outstanding()) >= self.schedule.unit:
+        while self.schedule.room(self.run.batch, _starts(self._running.values()), self._waiting()) >= self.schedule.unit:
             number, starts = self._again.pop(0) if self._again else self._drawn()
             rollout = rollout_of(self.run, self.store, number)
             task = asyncio.create_task(rollout.run(starts))
@@ -152,8 +150,8 @@ class PlayingAhead:
         self._number += 1
         return self._number - 1, self.run.source.draw(self.schedule.unit)
 
-    def _outstanding(self) -> int:
-        return sum(len(begun.starts) for begun in (*self._running.values(), *self._ended, *self._learning))
+    def _waiting(self) -> int:
+        return _starts((*self._ended, *self._learning))
 
     def _finished(self, task: asyncio.Task[list[TurnTree]]) -> None:
         begun = self._running.pop(task, None)
@@ -165,3 +163,7 @@ class PlayingAhead:
         except BaseException as error:  # a callback has nobody who would hear of it
             self._error = self._error or error
         self._changed.set()
+
+
+def _starts(rollouts: Iterable[Begun]) -> int:
+    return sum(len(begun.starts) for begun in rollouts)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agentgym.errors import AgentGymError
 from agentgym.rollout import Limits
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agentgym.trainers.seams import Sync
     from agentgym.trainers.training import Training
 
+SERVED_SYNC = "{class: agentgym.policies.vllm.sync:FileWeights}"
 Model = TypeVar("Model", bound=BaseModel)
 FindPolicy = Callable[[str], tuple[Any, Any]]  # a name to an actor and its chat format
 
@@ -87,7 +88,8 @@ class Recipe(BaseModel):
     objective: Plugin = _plugin("agentgym.trainers.objectives.clipped:ClippedSurrogate")
     source: Plugin = _plugin("agentgym.trainers.sources.uniform:Uniform")
     schedule: Plugin = _plugin("agentgym.trainers.schedules.synchronous:Synchronous")
-    sync: Plugin = _plugin("agentgym.policies.sync:SharedWeights")  # made around the actor
+    actor: Plugin | None = None  # what plays in place of the policy itself, such as a server; made around its chat format
+    sync: Plugin = _plugin("agentgym.policies.sync:SharedWeights")  # made around the actor, and the policy's weights beside another actor
     packing: Plugin = _plugin("agentgym.trainers.packing:ByTree", max_tokens=4096)
     models: dict[str, str | Plugin] = {}  # teachers and other models beside the policy's own: a policy, or a class
     hook: Plugin | None = None
@@ -98,6 +100,12 @@ class Recipe(BaseModel):
     updates: int = Field(default=2, ge=1)
     seed: int = 0
     checkpoint_every: int = Field(default=5, ge=1)
+
+    @model_validator(mode="after")
+    def _an_actor_gets_weights(self) -> Recipe:
+        if self.actor is not None and "sync" not in self.model_fields_set:
+            raise ValueError(f"actor {self.actor.path} needs a sync that brings it weights, such as {SERVED_SYNC}")
+        return self
 
     def training(
         self, make_env: Callable[[], AgentEnv], actor: Actor, model: Any, chat: Chat, sync: Sync, find_policy: FindPolicy

@@ -148,8 +148,8 @@ class Ahead(Protocol):
 
     unit: int  # starts that one rollout plays together
 
-    def room(self, batch: int, outstanding: int) -> int:
-        """How many starts may begin, where a step learns ``batch`` and so many are played, waiting or being learnt."""
+    def room(self, batch: int, running: int, waiting: int) -> int:
+        """How many starts may begin, where a step learns ``batch``, so many are played, and so many wait to be learnt or are."""
 
     def is_stale(self, tree: TurnTree) -> bool:
         """Whether what was sampled of it so far is too old to be trained on."""

@@ -11,23 +11,24 @@ from agentgym.turn import TurnTree
 class BoundedStaleness:
     """What is learnt was sampled by weights that are at most ``staleness`` pushes old, token by token; 0 is on-policy.
 
-    Admission: starts that are played, waiting or being learnt are never more than ``staleness + 1`` batches, which is AReaL's
-    capacity, ``(staleness + version + 1) batch - (accepted + running)``, with all before this version subtracted (arXiv 2505.24298
-    [S-code]). What grows too old all the same, because others were faster, is given up while it is played, and left out where it
-    has ended [R]. Weights that come in the middle of an action go on with it: each token has its version.
+    Admission: starts that are played, waiting or being learnt are never more than ``staleness + 1`` batches, and no more than ``most``
+    are played at once. That is AReaL's capacity, ``min(most - running, (staleness + version + 1) batch - (accepted + running))``, with
+    all before this version subtracted (arXiv 2505.24298 [S-code]). What grows too old all the same, because others were faster, is given
+    up while it is played, and left out where it has ended [R]: the more are played than servers and environments can take, the more
+    is given up. Weights that come in the middle of an action go on with it: each token has its version.
 
     ``unit``: starts that one rollout plays together, for expanders that divide a budget among tasks.
     """
 
-    def __init__(self, staleness: int, unit: int = 1) -> None:
-        if staleness < 0 or unit < 1:
-            raise AgentGymError(f"staleness is {staleness} and unit is {unit}: at least 0 pushes, and at least 1 start")
-        self.staleness, self.unit = staleness, unit
+    def __init__(self, staleness: int, most: int = 1024, unit: int = 1) -> None:
+        if staleness < 0 or most < 1 or unit < 1:
+            raise AgentGymError(f"staleness is {staleness}, most {most} and unit {unit}: at least 0 pushes, 1 start and 1 start")
+        self.staleness, self.most, self.unit = staleness, most, unit
         self.pushed = [0]  # the learner's versions at the last pushes, as many as may still be trained on
         self._oldest = self._evicted = 0
 
-    def room(self, batch: int, outstanding: int) -> int:
-        return (self.staleness + 1) * batch - outstanding
+    def room(self, batch: int, running: int, waiting: int) -> int:
+        return min(self.most - running, (self.staleness + 1) * batch - running - waiting)
 
     def is_stale(self, tree: TurnTree) -> bool:
         return oldest(tree, self.pushed[-1]) < self.pushed[0]
