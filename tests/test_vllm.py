@@ -300,5 +300,5 @@ def test_a_recipe_trains_the_policys_weights_and_plays_on_a_server():
 def test_a_recipe_whose_server_would_get_no_weights_is_refused():
     with pytest.raises(AgentGymError, match="needs a sync that brings it weights, such as"):
         a_recipe()
-    with pytest.raises(AgentGymError, match="SharedWeights.*unexpected keyword argument 'model'"):
+    with pytest.raises(AgentGymError, match=r"SharedWeights.*unexpected keyword argument 'model'"):
         build(a_recipe(sync={"class": "agentgym.policies.sync:SharedWeights"}))
