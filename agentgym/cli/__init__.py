@@ -126,6 +126,23 @@ def reproduce(
 
 
 @app.command()
+def chaos(
+    recipe: Path,
+    out: Annotated[Path, typer.Option(help="The folder of the run and its logs.")] = Path("runs/chaos"),
+    tool_failures: Annotated[float, typer.Option(help="The share of turns whose environment fails.")] = 0.1,
+    server_kills: Annotated[int, typer.Option(min=0, help="Of servers that are started for this.")] = 0,
+    trainer_kills: Annotated[int, typer.Option(min=0)] = 2,
+    seed: Seed = 0,
+    python: Annotated[str, typer.Option(envvar="AGENTGYM_VLLM_PYTHON", help="That of an environment with vLLM.")] = "python",
+) -> None:
+    """Train as a recipe says while tools fail and processes are killed, and say whether the record is whole."""
+    from agentgym.cli.chaos import Disturbance, run
+
+    if not run(recipe, out, Disturbance(tool_failures, server_kills, trainer_kills, seed), python):
+        raise typer.Exit(1)
+
+
+@app.command()
 def check(env: Annotated[str, typer.Argument(help="A registered id, or module:Class.")]) -> None:
     """Check that an environment keeps the contract."""
     from agentgym.cli.checking import run

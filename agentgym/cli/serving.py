@@ -17,7 +17,7 @@ def run(model: str, log: Path, flags: list[str], **settings: Any) -> None:
     """Serve until Ctrl-C or SIGTERM. A server that ends by itself is started again: who asks it gives it its weights back."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with TemporaryDirectory() as folder, suppress(KeyboardInterrupt):
-        server = VllmServer(_servable(model, Path(folder)), flags=flags, log=log, **settings)
+        server = VllmServer(servable(model, Path(folder)), flags=flags, log=log, **settings)
         console.print(f"starting vLLM; what it says is in {log}", soft_wrap=True)
         with server:
             console.print(f"{server.url} serves {model}  (Ctrl-C ends it)", highlight=False, soft_wrap=True)
@@ -27,7 +27,7 @@ def run(model: str, log: Path, flags: list[str], **settings: Any) -> None:
                 server.start()
 
 
-def _servable(model: str, folder: Path) -> str:
+def servable(model: str, folder: Path) -> str:
     """A tiny policy is written anew, in the form that vLLM reads; any other folder or name is served as it is."""
     saved = tiny.folder_of(model)
     if saved is None:
