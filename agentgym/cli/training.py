@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,23 +11,31 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from agentgym.chat import Chat
 from agentgym.cli import console
 from agentgym.cli.policies import find_policy
 from agentgym.cli.reporting import write
+from agentgym.env import AgentEnv
 from agentgym.errors import AgentGymError
 from agentgym.registry import make
 from agentgym.store import RunStore
 from agentgym.turn import TurnTree
 
 if TYPE_CHECKING:
+    from agentgym.policies.transformers import TransformersPolicy
     from agentgym.trainers.recipe import Recipe
     from agentgym.trainers.training import Training
 
 
 def run(path: Path, out: Path, resume: bool) -> None:
+    from agentgym.trainers.processes import Together
     from agentgym.trainers.recipe import read_recipe
 
     recipe = read_recipe(path)
+    if int(os.environ.get("RANK", 0)):  # torchrun's: the first process runs the loop, and the others learn with it
+        learner: Any = recipe.learner.build(policy_of(recipe, partial(make, recipe.env.id))[0].model, recipe.learning_rate)
+        learner.follow()
+        return
     config = {"kind": "training", **recipe.model_dump(by_alias=True)}
     if resume:
         store = RunStore.open(out)
@@ -39,20 +48,31 @@ def run(path: Path, out: Path, resume: bool) -> None:
     with progress() as bar:
         train_with_progress(training, recipe.steps, store, bar, checkpoint_every=recipe.checkpoint_every)
     store.close()
+    if isinstance(training.learner, Together):
+        training.learner.release()
     policy: Any = training.actor
     policy.save(out / "policy")
     console.print(f"wrote {write(out)}, and the policy: agentgym eval {recipe.env.id} --policy {out / 'policy'}")
 
 
 def build(recipe: Recipe) -> Training:
+    make_env = partial(make, recipe.env.id, **recipe.env.arguments)
+    actor, chat = policy_of(recipe, make_env)
+    sync = recipe.sync.build(policy=actor)
+    return recipe.training(make_env, actor, sync.model, chat, sync, lambda name: find_policy(name, make_env))
+
+
+def policy_of(recipe: Recipe, make_env: Callable[[], AgentEnv]) -> tuple[TransformersPolicy, Chat]:
+    """The policy that the recipe trains, with its adapters."""
+    from agentgym.policies.adapters import adapt
     from agentgym.policies.transformers import TransformersPolicy
 
-    make_env = partial(make, recipe.env.id, **recipe.env.arguments)
     actor, chat = find_policy(recipe.policy, make_env)
     if chat is None or not isinstance(actor, TransformersPolicy):
         raise AgentGymError(f"policy: {recipe.policy!r} has no weights to train")
-    sync = recipe.sync.build(policy=actor)
-    return recipe.training(make_env, actor, sync.model, chat, sync, lambda name: find_policy(name, make_env))
+    if recipe.learner.lora is not None:
+        adapt(actor.model, **recipe.learner.lora.model_dump(), seed=recipe.seed)
+    return actor, chat
 
 
 def progress(done: str = "step {task.completed}/{task.total}") -> Progress:
