@@ -20,7 +20,7 @@ from agentgym.trainers.learner import TorchLearner
 from agentgym.trainers.objectives.clipped import ClippedSurrogate
 from agentgym.trainers.objectives.gspo import GSPO
 from agentgym.trainers.packing import ByTree, ByWholeTree
-from agentgym.trainers.processes import Together
+from agentgym.trainers.processes import Together, shard
 from agentgym.turn import TurnTree
 
 MOST = (10**6, 30)  # tokens to a pack: one pack, and many
@@ -43,39 +43,48 @@ def updates() -> list[tuple[list[Packed], Any]]:
     return [*by_token, (ByWholeTree(MOST[-1])(a_forest(9)), GSPO())]
 
 
-def a_learner(seed: int = 0) -> TorchLearner:
-    return TorchLearner(random_model("Qwen3", seed).double(), 1e-2, max_grad_norm=0.5, accelerator=Accelerator(cpu=True))
+def a_learner(seed: int = 0, sharded: bool = False, checkpointing: bool = False) -> TorchLearner:
+    model = random_model("Qwen3", seed).double()
+    if sharded:
+        shard(model, "cpu")
+    return TorchLearner(model, 1e-2, max_grad_norm=0.5, checkpointing=checkpointing, accelerator=Accelerator(cpu=True))
 
 
 def learn(learner: Any) -> list[list[dict[str, float]]]:
     return [[*learner.accumulate_all(packs, objective), learner.step()] for packs, objective in updates()]
 
 
-def found(learner: TorchLearner) -> dict[str, Any]:
+def found(learner: Any) -> dict[str, Any]:
     state = copy.deepcopy(learner.state_dict())
     moments = [weight["exp_avg"] for weight in state["optimizer"]["state"].values()]
     return {"model": state["model"], "moments": moments, "version": learner.version, "state": state}
 
 
+def play(rank: int, sharded: bool) -> dict[str, Any]:
+    """Learn, begin again from the first state, and learn the same once more."""
+    learner = a_learner(rank * (not sharded), sharded, checkpointing=sharded)  # the first one's weights count, or all are equal
+    together = Together(learner)
+    if rank:
+        together.follow()
+        return {} if sharded else found(learner)
+    report: dict[str, Any] = {"packs": [len(packs) for packs, _ in updates()]}
+    begin = copy.deepcopy(together.state_dict()["model"])
+    report["metrics"], report["once"] = learn(together), found(together)
+    report["weights"] = copy.deepcopy(together.weights())
+    report["logprobs"] = together.logprobs(updates()[0][0][0])
+    together.load_state_dict({**together.state_dict(), "model": begin, "version": 7})
+    together.accumulate_all(*updates()[1])
+    together.step(pace=0.5)
+    report |= found(together)
+    together.release()
+    return {**report, "processes": learner.accelerator.num_processes}
+
+
 def run(rank: int, count: int, folder: Path) -> None:
-    """Learn, begin again from the first state, and learn the same once more; each process writes what it has in the end."""
+    """Each process writes what it has in the end: with whole weights, and with shards."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}  # asked for by accelerate, and not used
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=count)
-    learner = a_learner(seed=rank)  # the first one's weights count
-    together = Together(learner)
-    report: dict[str, Any] = {}
-    if rank == 0:
-        begin = {name: weight.clone() for name, weight in learner.state_dict()["model"].items()}
-        report["metrics"] = learn(together)
-        report["once"] = found(learner)
-        together.load_state_dict({**learner.state_dict(), "model": begin, "version": 7})
-        report["packs"] = [len(packs) for packs, _ in updates()]
-        together.accumulate_all(*updates()[1])
-        together.step(pace=0.5)
-        together.release()
-    else:
-        together.follow()
-    torch.save({**report, **found(learner), "processes": learner.accelerator.num_processes}, folder / f"{rank}.pt")
+    torch.save({sharded: play(rank, sharded) for sharded in (False, True)}, folder / f"{rank}.pt")
     dist.destroy_process_group()

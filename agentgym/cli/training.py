@@ -59,6 +59,8 @@ def build(recipe: Recipe) -> Training:
     make_env = partial(make, recipe.env.id, **recipe.env.arguments)
     actor, chat = policy_of(recipe, make_env)
     sync = recipe.sync.build(policy=actor)
+    if recipe.learner.sharded and sync.model is actor.model:
+        raise AgentGymError("learner.sharded: the actor needs whole weights of its own: set sync to agentgym.policies.sync:CopiedWeights")
     return recipe.training(make_env, actor, sync.model, chat, sync, lambda name: find_policy(name, make_env))
 
 

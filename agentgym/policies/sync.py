@@ -25,6 +25,8 @@ class Teaches(Protocol):
     def version(self) -> int: ...
 
     def logprobs(self, packed: Any) -> Any: ...
+    def weights(self) -> dict[str, Any]:
+        """Those that train, by their names, whole."""
 
 
 class SharedWeights:
@@ -56,12 +58,13 @@ class CopiedWeights:
         self.model = copy.deepcopy(policy.model, {id(weight): weight for weight in fixed.values()})
 
     async def push(self, learner: Teaches) -> None:
-        self.policy.model.load_state_dict(self._learnt(self.model), strict=False)
+        self.policy.model.load_state_dict(learner.weights(), strict=False)
         self.policy.new_weights(learner.version)
         await answers_as_learnt(self.policy, learner)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"model": self._learnt(self.policy.model), "version": self.policy.version}
+        state = self.policy.model.state_dict()
+        return {"model": {name: weight for name, weight in state.items() if name not in self._fixed}, "version": self.policy.version}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.policy.model.load_state_dict(state["model"], strict=False)
@@ -69,9 +72,6 @@ class CopiedWeights:
 
     def metrics(self) -> dict[str, float]:
         return {"actor_version": float(self.policy.version)}
-
-    def _learnt(self, model: Any) -> dict[str, Any]:
-        return {name: weight for name, weight in model.state_dict().items() if name not in self._fixed}
 
 
 async def answers_as_learnt(policy: TransformersPolicy, learner: Teaches) -> None:

@@ -140,8 +140,8 @@ class TorchLearner:
         with torch.no_grad():
             return self._heads(packed, np.ones(len(packed), dtype=bool)).topk(k)
 
-    def accumulate(self, packed: Packed, objective: Objective) -> Metrics:
-        """Add the gradient of the objective on one pack."""
+    def accumulate(self, packed: Packed, objective: Objective, factor: float = 1.0) -> Metrics:
+        """Add ``factor`` times the gradient of the objective on one pack."""
         if unknown := objective.needs - self.heads - packed.streams.keys():
             raise AgentGymError(
                 f"{type(objective).__name__} needs {sorted(unknown)}; this learner gives {sorted(self.heads)}, "
@@ -156,7 +156,7 @@ class TorchLearner:
         if "paths" in objective.needs:
             wanted = wanted | packed.sampled
         loss, metrics = objective(self._heads(packed, wanted), packed)
-        self.accelerator.backward(loss)
+        self.accelerator.backward(factor * loss)
         return {"loss": float(loss.detach()), **metrics}
 
     def accumulate_all(self, packs: Sequence[Packed], objective: Objective) -> list[Metrics]:
@@ -192,22 +192,30 @@ class TorchLearner:
         finally:
             self.model.train(training)
 
+    def weights(self) -> State:
+        """The model's state without the weights that do not train, by its names."""
+        fixed = {name for name, weight in self.model.named_parameters(remove_duplicate=False) if not weight.requires_grad}
+        return {name: weight for name, weight in self.model.state_dict().items() if name not in fixed}
+
     def state_dict(self) -> State:
         """What trains, and what it takes to go on to the last bit."""
-        own = {"model": _learnt(self.model), "optimizer": self.optimizer.state_dict(), "version": self.version}
+        own = {"model": self.weights(), "optimizer": self.optimizer.state_dict(), "version": self.version}
         return {**own, "processes": self.accelerator.num_processes}
 
     def load_state_dict(self, state: State) -> None:
+        self.refuse_other(state)
+        self.model.load_state_dict(state["model"], strict=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.version = state["version"]
+
+    def refuse_other(self, state: State) -> None:
         """Raises `AgentGymError` for the state of another architecture or another number of processes."""
-        _refuse_other_weights(_learnt(self.model), state["model"])
+        _refuse_other_weights(self.weights(), state["model"])
         if state["processes"] != self.accelerator.num_processes:
             raise AgentGymError(
                 f"the checkpoint was written by {state['processes']} processes and this run has {self.accelerator.num_processes}, "
                 "whose sums round otherwise: go on with as many"
             )
-        self.model.load_state_dict(state["model"], strict=False)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.version = state["version"]
 
 
 class PackScorer:
@@ -249,12 +257,6 @@ def _within(window: int | None, packed: Packed) -> None:
             f"a context of {packed.depth.max() + 1} tokens is longer than the model's sliding window of {window}, "
             "which the packed mask does not follow: lower the rollout's token limit"
         )
-
-
-def _learnt(model: Any) -> State:
-    """The model's state without the weights that do not train."""
-    fixed = {name for name, weight in model.named_parameters(remove_duplicate=False) if not weight.requires_grad}
-    return {name: weight for name, weight in model.state_dict().items() if name not in fixed}
 
 
 def _refuse_other_weights(own: State, saved: State) -> None:

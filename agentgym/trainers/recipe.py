@@ -88,6 +88,7 @@ class LearnerOf(BaseModel):
     precision: Literal["float32", "bf16"] = "float32"  # of the products; what trains is float32
     checkpointing: bool = False
     lora: LoraOf | None = None
+    sharded: bool = False  # over the processes that torchrun started
 
     def accelerator(self) -> Any:
         """Raises `AgentGymError` where another precision was chosen in this process before, which is for good."""
@@ -102,9 +103,13 @@ class LearnerOf(BaseModel):
     def build(self, model: Any, rate: float) -> TorchLearner | Together:
         """A learner of ``model``, together with those of all processes that torchrun started."""
         from agentgym.trainers.learner import TorchLearner, warm_up
-        from agentgym.trainers.processes import Together
+        from agentgym.trainers.processes import Together, shard
 
         accelerator = self.accelerator()
+        if self.sharded and accelerator.num_processes == 1:
+            raise AgentGymError("learner.sharded: there is one process to hold all shards: start several with torchrun")
+        if self.sharded:
+            shard(model, accelerator.device.type)
         learner = TorchLearner(model, warm_up(rate), checkpointing=self.checkpointing, accelerator=accelerator)
         return Together(learner) if accelerator.num_processes > 1 else learner
 
