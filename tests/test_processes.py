@@ -74,13 +74,23 @@ def test_a_loaded_state_is_that_of_all(two: Any, sharded: bool) -> None:
     torch.testing.assert_close(two[0][sharded]["model"], learner.state_dict()["model"], **EXACT)
 
 
+def test_shards_of_adapters_on_a_base_of_another_precision_learn_as_one(two: Any) -> None:
+    learner = together.adapted(sharded=False)
+    norms = [of[-1]["gradient_norm"] for of in together.learn(learner)]
+    found = two[0]["adapted"]
+    assert found["norms"] == pytest.approx(norms, rel=0.02)
+    assert found["weights"].keys() == learner.weights().keys()
+    assert all(weight.dtype == torch.float32 for weight in found["weights"].values())
+
+
 RECIPE = """
 env: {id: agentgym/Search-v0}
 steps: 1
 batch: 2
 expander: {class: "agentgym.expand:Groups", size: 4}
 packing: {class: "agentgym.trainers.packing:ByTree", max_tokens: 700}
-learner: {precision: bf16, checkpointing: true, lora: {rank: 4, alpha: 8}}
+learner: {precision: bf16, checkpointing: true, sharded: true, lora: {rank: 4, alpha: 8}}
+sync: {class: "agentgym.policies.sync:CopiedWeights"}
 """
 CLI = "from agentgym.cli import main; main()"
 
@@ -101,6 +111,8 @@ def test_a_recipe_trains_in_two_processes_and_goes_on_in_two_alone(tmp_path: Pat
     assert metrics["gradient_norm"] > 0
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
     assert not any("lora" in name for name in load(tmp_path / "run" / "policy")[0].state_dict())
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("sharded: true, ", ""))
+    (tmp_path / "run" / "run.json").write_text((tmp_path / "run" / "run.json").read_text().replace('"sharded": true', '"sharded": false'))
     said = train(1, "--resume")
     assert said.returncode != 0
     assert "written by 2 processes and this run has 1" in said.stderr

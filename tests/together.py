@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from forests import random_model, random_tree
 
 from agentgym.pack import Packed
+from agentgym.policies.adapters import adapt
 from agentgym.trainers.divisors import token_mean
 from agentgym.trainers.learner import TorchLearner
 from agentgym.trainers.objectives.clipped import ClippedSurrogate
@@ -80,11 +81,32 @@ def play(rank: int, sharded: bool) -> dict[str, Any]:
     return {**report, "processes": learner.accelerator.num_processes}
 
 
+def adapted(sharded: bool) -> TorchLearner:
+    """Adapters in float32 on a base in bfloat16."""
+    model = random_model("Qwen3").to(torch.bfloat16)
+    adapt(model, 4, 8)
+    if sharded:
+        shard(model, "cpu")
+    return TorchLearner(model, 1e-2, checkpointing=True, accelerator=Accelerator(cpu=True))
+
+
+def play_adapted(rank: int) -> dict[str, Any]:
+    together = Together(adapted(sharded=True))
+    if rank:
+        together.follow()
+        return {}
+    norms = [of[-1]["gradient_norm"] for of in learn(together)]
+    report = {"norms": norms, "weights": together.weights()}
+    together.release()
+    return report
+
+
 def run(rank: int, count: int, folder: Path) -> None:
-    """Each process writes what it has in the end: with whole weights, and with shards."""
+    """Each process writes what it has in the end: with whole weights, with shards, and with shards of adapters."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}  # asked for by accelerate, and not used
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=count)
-    torch.save({sharded: play(rank, sharded) for sharded in (False, True)}, folder / f"{rank}.pt")
+    found = {sharded: play(rank, sharded) for sharded in (False, True)}
+    torch.save({**found, "adapted": play_adapted(rank)}, folder / f"{rank}.pt")
     dist.destroy_process_group()

@@ -112,9 +112,8 @@ class TorchLearner:
         self.checkpointing = checkpointing
         if checkpointing:
             keep_layer_inputs(model)
+        widen(model)
         trained = [p for p in model.parameters() if p.requires_grad]
-        for weight in trained:
-            weight.data = weight.data.to(torch.promote_types(weight.dtype, torch.float32))
         matrices = [p for p in trained if p.dim() > 1]
         vectors = [p for p in trained if p.dim() <= 1]
         self._rate: LearningRate = rate if callable(rate) else partial(_constant, rate)
@@ -249,6 +248,13 @@ class Frozen(PackScorer):
     def __init__(self, model: Any) -> None:
         shared = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
         super().__init__(copy.deepcopy(model, shared))
+
+
+def widen(model: Any) -> None:
+    """Make float32 of what trains and has 16 bits."""
+    for weight in model.parameters():
+        if weight.requires_grad and weight.dtype.itemsize == 2:
+            weight.data = weight.data.float()
 
 
 def _within(window: int | None, packed: Packed) -> None:

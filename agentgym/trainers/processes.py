@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map_only
 
 from agentgym.errors import AgentGymError
 from agentgym.pack import Packed
-from agentgym.trainers.learner import TorchLearner
+from agentgym.trainers.learner import TorchLearner, widen
 from agentgym.trainers.seams import Metrics, Objective, State
 from agentgym.turn import Turn, path, walk
 
@@ -31,9 +31,12 @@ def shard(model: Any, device: str) -> None:
     Every process must have the same weights.
     """
     mesh = init_device_mesh(device, (dist.get_world_size(),))
+    widen(model)  # shards keep the precision that they are cut in
     names = set(getattr(model, "_no_split_modules", None) or ())
     for module in [*(module for module in model.modules() if type(module).__name__ in names), model]:
-        fully_shard(module, mesh=mesh).set_gradient_divide_factor(1.0)
+        part = fully_shard(module, mesh=mesh)
+        part.set_gradient_divide_factor(1.0)
+        part.set_force_sum_reduction_for_comms(True)  # gloo sums, and knows no sum with a factor
 
 
 class Together:
