@@ -98,10 +98,10 @@ CLI = "from agentgym.cli import main; main()"
 @pytest.mark.long
 def test_a_recipe_trains_in_two_processes_and_goes_on_in_two_alone(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    (tmp_path / "agentgym.py.txt").write_text(CLI)
+    (tmp_path / "main.py").write_text(CLI)
 
     def train(count: int, *more: str) -> subprocess.CompletedProcess[str]:
-        launched = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "agentgym.py.txt"]
+        launched = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "main.py"]
         command = [sys.executable, *launched, "train", "recipe.yaml", "--out", "run", *more]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=250)
 
