@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from agentgym.chat import Chat
 from agentgym.cli import console
 from agentgym.cli.policies import find_policy
 from agentgym.cli.reporting import write
+from agentgym.env import AgentEnv
 from agentgym.errors import AgentGymError
 from agentgym.registry import make
 from agentgym.store import RunStore
 from agentgym.turn import TurnTree
 
 if TYPE_CHECKING:
+    from agentgym.policies.transformers import TransformersPolicy
     from agentgym.trainers.recipe import Recipe
     from agentgym.trainers.training import Training
 
 
 def run(path: Path, out: Path, resume: bool) -> None:
+    from agentgym.trainers.processes import Together
     from agentgym.trainers.recipe import read_recipe
 
     recipe = read_recipe(path)
+    if int(os.environ.get("RANK", 0)):  # torchrun's: the first process runs the loop, and the others learn with it
+        learner: Any = recipe.learner.build(policy_of(recipe, partial(make, recipe.env.id))[0].model, recipe.learning_rate)
+        learner.follow()
+        return
     config = {"kind": "training", **recipe.model_dump(by_alias=True)}
     if resume:
         store = RunStore.open(out)
@@ -39,32 +48,46 @@ def run(path: Path, out: Path, resume: bool) -> None:
     with progress() as bar:
         train_with_progress(training, recipe.steps, store, bar, checkpoint_every=recipe.checkpoint_every)
     store.close()
+    if isinstance(training.learner, Together):
+        training.learner.release()
     save(training, out / "policy")
     console.print(f"wrote {write(out)}, and the policy: agentgym eval {recipe.env.id} --policy {out / 'policy'}")
 
 
 def build(recipe: Recipe) -> Training:
-    from agentgym.policies.transformers import TransformersPolicy
-
-    actor: Any
     make_env = partial(make, recipe.env.id, **recipe.env.arguments)
-    policy, chat = find_policy(recipe.policy, make_env)
-    if chat is None or not isinstance(policy, TransformersPolicy):
-        raise AgentGymError(f"policy: {recipe.policy!r} has no weights to train")
+    policy, chat = policy_of(recipe, make_env)
+    actor: Any = policy
     if recipe.actor is None:
-        actor, sync = policy, recipe.sync.build(policy=policy)
+        sync = recipe.sync.build(policy=policy)
     else:
         actor = recipe.actor.build(chat=chat)
         sync = recipe.sync.build(policy=actor, model=policy.model)
+    if recipe.learner.sharded and sync.model is policy.model:
+        raise AgentGymError("learner.sharded: the actor needs whole weights of its own: set sync to agentgym.policies.sync:CopiedWeights")
     return recipe.training(make_env, actor, sync.model, chat, sync, lambda name: find_policy(name, make_env))
+
+
+def policy_of(recipe: Recipe, make_env: Callable[[], AgentEnv]) -> tuple[TransformersPolicy, Chat]:
+    """The policy that the recipe trains, with its adapters."""
+    from agentgym.policies.adapters import adapt
+    from agentgym.policies.transformers import TransformersPolicy
+
+    policy, chat = find_policy(recipe.policy, make_env)
+    if chat is None or not isinstance(policy, TransformersPolicy):
+        raise AgentGymError(f"policy: {recipe.policy!r} has no weights to train")
+    if recipe.learner.lora is not None:
+        adapt(policy.model, **recipe.learner.lora.model_dump(), seed=recipe.seed)
+    return policy, chat
 
 
 def save(training: Training, folder: Path) -> None:
     """What was trained, as ``--policy`` reads it."""
     from agentgym.policies.transformers import TransformersPolicy
 
-    learner: Any = training.learner
-    TransformersPolicy(learner.accelerator.unwrap_model(learner.model), training.chat).save(folder)
+    actor, sync = training.actor, cast("Any", training.sync)
+    policy = actor if isinstance(actor, TransformersPolicy) else TransformersPolicy(sync.model, training.chat)
+    policy.save(folder)
 
 
 def progress(done: str = "step {task.completed}/{task.total}") -> Progress:

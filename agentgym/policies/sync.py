@@ -16,14 +16,17 @@ from agentgym.policies.transformers import TransformersPolicy
 from agentgym.task import Task
 from agentgym.turn import Turn, TurnTree
 
-TOLERANCE = 1e-3  # nats
+TOLERANCE, HALF_TOLERANCE = 1e-3, 0.1  # nats: in float32, and where the learner or the actor multiplies in 16 bits
 CANARY = "Which country is it?"
 
 
 class Teaches(Protocol):
-    version: int
+    @property
+    def version(self) -> int: ...
 
     def logprobs(self, packed: Any) -> Any: ...
+    def weights(self) -> dict[str, Any]:
+        """Those that train, by their names, whole."""
 
 
 class SharedWeights:
@@ -44,23 +47,27 @@ class SharedWeights:
 class CopiedWeights:
     """The learner trains a copy of the actor's model, and a push copies it back: between pushes the actor keeps its old weights.
 
-    They are in every checkpoint, so that a run which samples by old weights goes on with them. It ends with the same canary.
+    What does not train is in both models once. The actor keeps its own precision. Its old weights are in every checkpoint, so that a run
+    which samples by old weights goes on with them. It ends with the same canary.
     """
 
     def __init__(self, policy: TransformersPolicy) -> None:
         self.policy = policy
-        self.model = copy.deepcopy(policy.model)
+        fixed = {name: weight for name, weight in policy.model.named_parameters(remove_duplicate=False) if not weight.requires_grad}
+        self._fixed = fixed.keys()
+        self.model = copy.deepcopy(policy.model, {id(weight): weight for weight in fixed.values()})
 
     async def push(self, learner: Teaches) -> None:
-        self.policy.model.load_state_dict(self.model.state_dict())
+        self.policy.model.load_state_dict(learner.weights(), strict=False)
         self.policy.new_weights(learner.version)
         await answers_as_learnt(self.policy, learner)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"model": self.policy.model.state_dict(), "version": self.policy.version}
+        state = self.policy.model.state_dict()
+        return {"model": {name: weight for name, weight in state.items() if name not in self._fixed}, "version": self.policy.version}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.policy.model.load_state_dict(state["model"])
+        self.policy.model.load_state_dict(state["model"], strict=False)
         self.policy.new_weights(state["version"])
 
     def metrics(self) -> dict[str, float]:
@@ -70,7 +77,8 @@ class CopiedWeights:
 async def answers_as_learnt(policy: TransformersPolicy, learner: Teaches) -> None:
     """Raises `AgentGymError` unless the policy gives a fixed prompt the learner's log-probabilities."""
     canary = Canary.of(policy.chat, learner)
-    canary.hear((await policy.score(canary.ids)).logprobs)
+    half = getattr(learner, "half", False) or any(weight.dtype.itemsize == 2 for weight in policy.model.parameters())
+    canary.hear((await policy.score(canary.ids)).logprobs, HALF_TOLERANCE if half else TOLERANCE)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from agentgym.chat import Chat
 from agentgym.errors import AgentGymError, MissingExtra
+from agentgym.policies.adapters import merged
 from agentgym.policies.decoding import Handle, Slot, SlotCache, forward, longest_context
 from agentgym.policy import Finish, Generation, Prompt, Sampling, Scores
 from agentgym.turn import Turn
@@ -78,12 +79,13 @@ class TransformersPolicy:
             from transformers import AutoModelForCausalLM, AutoTokenizer
         except ImportError as error:
             raise MissingExtra("transformers", "train") from error
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model, Chat.of(AutoTokenizer.from_pretrained(name)), slots=slots)
 
     def save(self, folder: Path) -> None:
-        """Weights and tokenizer, as ``load`` and ``agentgym eval --policy`` read them."""
-        self.model.save_pretrained(folder)
+        """Weights, adapters merged, and tokenizer, as ``load`` and ``agentgym eval --policy`` read them."""
+        self.model.save_pretrained(folder, state_dict=merged(self.model))
         self.chat.tokenizer.save_pretrained(folder)
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:

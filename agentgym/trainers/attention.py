@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -53,13 +53,31 @@ def lines(packed: Packed, device: torch.device) -> Lines:
 @contextmanager
 def by_lines(model: Any, packed: Packed) -> Iterator[dict[str, Any]]:
     """Within it, a forward pass with the yielded arguments attends line by line."""
-    config = model.config.get_text_config()
-    before = config._attn_implementation
-    config._attn_implementation = NAME
-    try:
+    with _attending(model.config.get_text_config(), NAME):
         yield {"lines": lines(packed, next(model.parameters()).device)}
+
+
+@contextmanager
+def _attending(config: Any, kernel: str) -> Iterator[None]:
+    before = config._attn_implementation
+    config._attn_implementation = kernel
+    try:
+        yield
     finally:
         config._attn_implementation = before
+
+
+def keep_layer_inputs(model: Any) -> None:
+    """Activation checkpointing: in training mode, the backward pass computes each layer again, from its inputs alone.
+
+    It may run after `by_lines` has ended, so the layer is computed again by the kernel that computed it first.
+    """
+    config = model.config.get_text_config()
+
+    def again() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _attending(config, config._attn_implementation)
+
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False, "context_fn": again})
 
 
 def _attend(

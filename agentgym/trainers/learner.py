@@ -13,7 +13,7 @@ from torch import Tensor
 
 from agentgym.errors import AgentGymError, MissingExtra
 from agentgym.pack import Packed
-from agentgym.trainers.attention import by_lines
+from agentgym.trainers.attention import by_lines, keep_layer_inputs
 from agentgym.trainers.seams import Metrics, Objective, State
 
 LearningRate = Callable[[int], float]
@@ -83,6 +83,10 @@ class TorchLearner:
     ``rate`` is the learning rate, or a function of the optimiser step (from 0). Gradients add up over ``accumulate``
     until ``step`` clips them to the norm ``max_grad_norm`` and applies them. A model for which a packed tree would not
     equal its paths is refused: dropout, layers without full attention, attention kernels without a free mask.
+
+    Weights that do not require a gradient stay as they are, and out of the checkpoints. Those that do become float32 where they
+    were of 16 bits: an update of one part in a thousand would be rounded away. The ``accelerator``'s mixed precision says what
+    the model multiplies in. With ``checkpointing``, each layer keeps its inputs alone and is computed again in the backward pass.
     """
 
     heads = HEADS
@@ -96,22 +100,34 @@ class TorchLearner:
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
+        checkpointing: bool = False,
         accelerator: Any = None,
     ) -> None:
         try:
             from accelerate import Accelerator
         except ImportError as error:
             raise MissingExtra("accelerate", "train") from error
-        self._window = _sight(model)
+        self._window = _sight(model, model.training or checkpointing)
         self.accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
-        matrices = [p for p in model.parameters() if p.dim() > 1]
-        vectors = [p for p in model.parameters() if p.dim() <= 1]
+        self.checkpointing = checkpointing
+        if checkpointing:
+            keep_layer_inputs(model)
+        widen(model)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        matrices = [p for p in trained if p.dim() > 1]
+        vectors = [p for p in trained if p.dim() <= 1]
         self._rate: LearningRate = rate if callable(rate) else partial(_constant, rate)
         groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=self._rate(0), betas=betas, fused=True)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.model = self.accelerator.prepare_model(model, evaluation_mode=True)  # placed and cast, but in no wrapper
+        self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.max_grad_norm = max_grad_norm
         self.version = 0
+
+    @property
+    def half(self) -> bool:
+        """Whether it multiplies in 16 bits, so that its log-probabilities are exact to hundredths of a nat only."""
+        return self.accelerator.mixed_precision != "no" or any(p.dtype.itemsize == 2 for p in self.model.parameters())
 
     def logprobs(self, packed: Packed) -> Tensor:
         """Log-probability of every token given its own path, shape (T,), without gradient; 0 at roots."""
@@ -123,8 +139,8 @@ class TorchLearner:
         with torch.no_grad():
             return self._heads(packed, np.ones(len(packed), dtype=bool)).topk(k)
 
-    def accumulate(self, packed: Packed, objective: Objective) -> Metrics:
-        """Add the gradient of the objective on one pack."""
+    def accumulate(self, packed: Packed, objective: Objective, factor: float = 1.0) -> Metrics:
+        """Add ``factor`` times the gradient of the objective on one pack."""
         if unknown := objective.needs - self.heads - packed.streams.keys():
             raise AgentGymError(
                 f"{type(objective).__name__} needs {sorted(unknown)}; this learner gives {sorted(self.heads)}, "
@@ -139,8 +155,11 @@ class TorchLearner:
         if "paths" in objective.needs:
             wanted = wanted | packed.sampled
         loss, metrics = objective(self._heads(packed, wanted), packed)
-        self.accelerator.backward(loss)
+        self.accelerator.backward(factor * loss)
         return {"loss": float(loss.detach()), **metrics}
+
+    def accumulate_all(self, packs: Sequence[Packed], objective: Objective) -> list[Metrics]:
+        return [self.accumulate(packed, objective) for packed in packs]
 
     def gradient(self, packs: Sequence[Packed], objective: Objective) -> Tensor:
         for packed in packs:
@@ -165,16 +184,37 @@ class TorchLearner:
 
     def _heads(self, packed: Packed, wanted: np.ndarray[Any, Any]) -> PackedHeads:
         _within(self._window, packed)
-        return self.view(self.model, packed, wanted)
+        training = self.model.training  # an actor that shares the model has switched it off, and no layer would be checkpointed
+        self.model.train(training or self.checkpointing)
+        try:
+            return self.view(self.model, packed, wanted)
+        finally:
+            self.model.train(training)
+
+    def weights(self) -> State:
+        """The model's state without the weights that do not train, by its names."""
+        fixed = {name for name, weight in self.model.named_parameters(remove_duplicate=False) if not weight.requires_grad}
+        return {name: weight for name, weight in self.model.state_dict().items() if name not in fixed}
 
     def state_dict(self) -> State:
-        model = self.accelerator.unwrap_model(self.model)
-        return {"model": model.state_dict(), "optimizer": self.optimizer.state_dict(), "version": self.version}
+        """What trains, and what it takes to go on to the last bit."""
+        own = {"model": self.weights(), "optimizer": self.optimizer.state_dict(), "version": self.version}
+        return {**own, "processes": self.accelerator.num_processes}
 
     def load_state_dict(self, state: State) -> None:
-        self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
+        self.refuse_other(state)
+        self.model.load_state_dict(state["model"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         self.version = state["version"]
+
+    def refuse_other(self, state: State) -> None:
+        """Raises `AgentGymError` for the state of another architecture or another number of processes."""
+        _refuse_other_weights(self.weights(), state["model"])
+        if state["processes"] != self.accelerator.num_processes:
+            raise AgentGymError(
+                f"the checkpoint was written by {state['processes']} processes and this run has {self.accelerator.num_processes}, "
+                "whose sums round otherwise: go on with as many"
+            )
 
 
 class PackScorer:
@@ -203,10 +243,18 @@ class PackScorer:
 
 
 class Frozen(PackScorer):
-    """A copy of a model that only scores, such as the reference of a KL term."""
+    """A copy of a model that only scores, such as the reference of a KL term. Weights that do not train are shared with it."""
 
     def __init__(self, model: Any) -> None:
-        super().__init__(copy.deepcopy(model))
+        shared = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
+        super().__init__(copy.deepcopy(model, shared))
+
+
+def widen(model: Any) -> None:
+    """Make float32 of what trains and has 16 bits."""
+    for weight in model.parameters():
+        if weight.requires_grad and weight.dtype.itemsize == 2:
+            weight.data = weight.data.float()
 
 
 def _within(window: int | None, packed: Packed) -> None:
@@ -217,12 +265,22 @@ def _within(window: int | None, packed: Packed) -> None:
         )
 
 
-def _sight(model: Any) -> int | None:
+def _refuse_other_weights(own: State, saved: State) -> None:
+    shapes, found = ({name: tuple(weight.shape) for name, weight in state.items()} for state in (own, saved))
+    if wrong := sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name)):
+        sizes = [f"{len(state)} tensors of {sum(weight.numel() for weight in state.values()):,} weights" for state in (saved, own)]
+        raise AgentGymError(
+            f"the checkpoint is of another architecture: it has {sizes[0]}, this model trains {sizes[1]}; {wrong[0]} is "
+            f"{found.get(wrong[0], 'missing')} there and {shapes.get(wrong[0], 'missing')} here. Go on with the recipe that it was made by"
+        )
+
+
+def _sight(model: Any, training: bool = False) -> int | None:
     """How many tokens the model's attention reaches back, None for all. Raises where packing would not be exact."""
     config = model.config.get_text_config()
     dropout = [getattr(config, "attention_dropout", 0.0) or 0.0]
     dropout += [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)]
-    if model.training and any(dropout):
+    if training and any(dropout):
         raise AgentGymError("the model trains with dropout, which a packed tree cannot share: call model.eval(), or set it to 0")
     kernel = config._attn_implementation
     if kernel not in ("sdpa", "eager"):

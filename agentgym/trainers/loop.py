@@ -88,7 +88,7 @@ def _learn(run: Training, step: int, trees: Sequence[TurnTree]) -> Metrics:
     for part in (taught[first :: run.updates] for first in range(min(run.updates, len(taught)))):
         run.divisor(part)
         packs = run.packing(part)
-        learnt = [run.learner.accumulate(packed, run.objective) for packed in packs]
+        learnt = run.learner.accumulate_all(packs, run.objective)
         totals = {"loss": sum(metrics.pop("loss", 0.0) for metrics in learnt), "packed_tokens": float(sum(map(len, packs)))}
         for metrics in (*learnt, totals, run.learner.step(pace(run.objective))):
             for name, value in metrics.items():

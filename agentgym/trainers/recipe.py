@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from agentgym.env import AgentEnv
     from agentgym.policy import Actor
     from agentgym.trainers.divisors import Divisor
+    from agentgym.trainers.learner import TorchLearner
+    from agentgym.trainers.processes import Together
     from agentgym.trainers.seams import Sync
     from agentgym.trainers.training import Training
 
@@ -76,6 +78,43 @@ class LimitsOf(BaseModel):
     seconds: float | None = Field(default=None, gt=0)
 
 
+class LoraOf(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+
+
+class LearnerOf(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    precision: Literal["float32", "bf16"] = "float32"  # of the products; what trains is float32
+    checkpointing: bool = False
+    lora: LoraOf | None = None
+    sharded: bool = False  # over the processes that torchrun started
+
+    def accelerator(self) -> Any:
+        """Raises `AgentGymError` where another precision was chosen in this process before, which is for good."""
+        import torch
+        from accelerate import Accelerator
+
+        try:
+            return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if self.precision == "bf16" else "no")
+        except ValueError as error:
+            raise AgentGymError(f"learner.precision {self.precision} cannot be had: {str(error).splitlines()[0]}") from error
+
+    def build(self, model: Any, rate: float) -> TorchLearner | Together:
+        """A learner of ``model``, together with those of all processes that torchrun started."""
+        from agentgym.trainers.learner import TorchLearner, warm_up
+        from agentgym.trainers.processes import Together, shard
+
+        accelerator = self.accelerator()
+        if self.sharded and accelerator.num_processes == 1:
+            raise AgentGymError("learner.sharded: there is one process to hold all shards: start several with torchrun")
+        if self.sharded:
+            shard(model, accelerator.device.type)
+        learner = TorchLearner(model, warm_up(rate), checkpointing=self.checkpointing, accelerator=accelerator)
+        return Together(learner) if accelerator.num_processes > 1 else learner
+
+
 class Recipe(BaseModel):
     """What ``agentgym train`` reads. Every field but ``env`` and ``steps`` has a default that trains the tiny policy."""
 
@@ -95,6 +134,7 @@ class Recipe(BaseModel):
     hook: Plugin | None = None
     divisor: str | Plugin = "agentgym.trainers.divisors:token_mean"  # a function, or what makes one
     limits: LimitsOf = LimitsOf()
+    learner: LearnerOf = LearnerOf()
     learning_rate: float = Field(default=4e-4, gt=0)
     batch: int = Field(default=8, ge=1)
     updates: int = Field(default=2, ge=1)
@@ -111,11 +151,12 @@ class Recipe(BaseModel):
         self, make_env: Callable[[], AgentEnv], actor: Actor, model: Any, chat: Chat, sync: Sync, find_policy: FindPolicy
     ) -> Training:
         """The objects that the recipe names, as a script would make them, around an actor and its model's weights."""
-        from agentgym.trainers.learner import Frozen, TorchLearner, warm_up
+        from agentgym.trainers.learner import Frozen
         from agentgym.trainers.seams import asked
         from agentgym.trainers.teacher import teacher
         from agentgym.trainers.training import Training
 
+        self.learner.accelerator()  # before any other, which would choose the precision
         with closing(make_env()) as env:
             tasks = env.tasks(self.env.split)
         if not tasks:
@@ -141,7 +182,7 @@ class Recipe(BaseModel):
             divisor=self.build_divisor(),
             models={**{name: make(model) for name, make in needed.items() if name not in models}, **models},
             hook=None if self.hook is None else self.hook.build(),
-            learner=TorchLearner(model, warm_up(self.learning_rate)),
+            learner=self.learner.build(model, self.learning_rate),
             sync=sync,
             limits=Limits(**self.limits.model_dump()),
             batch=self.batch,

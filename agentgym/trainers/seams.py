@@ -156,17 +156,22 @@ class Ahead(Protocol):
 
 
 class Learner(Protocol):
-    version: int
     heads: frozenset[str]  # what objectives may need of its forward pass
 
+    @property
+    def version(self) -> int: ...
     def logprobs(self, packed: Packed) -> Tensor: ...
     def accumulate(self, packed: Packed, objective: Objective) -> Metrics: ...
+    def accumulate_all(self, packs: Sequence[Packed], objective: Objective) -> list[Metrics]:
+        """As ``accumulate`` on each pack; a learner of many processes deals them out."""
+
     def gradient(self, packs: Sequence[Packed], objective: Objective) -> Tensor:
         """The flat gradient of an objective, to look at: shape (parameters,). Nothing may be accumulated already, nor is after it."""
 
     def step(self, pace: float = 1.0) -> Metrics:
         """Apply what was accumulated, at ``pace`` times the learning rate."""
 
+    def weights(self) -> State: ...
     def state_dict(self) -> State: ...
     def load_state_dict(self, state: State) -> None: ...
 

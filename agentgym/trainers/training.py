@@ -18,9 +18,10 @@ from agentgym.rollout import Limits
 from agentgym.trainers.credit.streams import written
 from agentgym.trainers.divisors import Divisor, token_mean
 from agentgym.trainers.packing import ByPath, ByTree, Packing
+from agentgym.trainers.processes import Together
 from agentgym.trainers.schedules.lagging import Lagging
 from agentgym.trainers.schedules.synchronous import Synchronous
-from agentgym.trainers.seams import Ahead, Credit, Hook, Hosts, Learner, Objective, Schedule, Source, Stateful, Sync, asked, layers
+from agentgym.trainers.seams import Ahead, Credit, Hook, Hosts, Learner, Objective, Paced, Schedule, Source, Stateful, Sync, asked, layers
 
 
 @dataclass
@@ -69,6 +70,13 @@ class Training:
                 f"{type(self.schedule).__name__} leaves the actor old weights, but {type(self.sync).__name__} keeps none: use a sync "
                 "such as agentgym.policies.sync:CopiedWeights"
             )
+        if isinstance(self.learner, Together):
+            keeping = [layer for layer in layers(self.objective) if isinstance(layer, Stateful | Paced)]
+            if held := [type(plugin).__name__ for plugin in (*keeping, *([self.hook] if self.hook else []))]:
+                raise AgentGymError(
+                    f"{' and '.join(held)} would see the packs or change the weights of one process in {self.learner.processes}: "
+                    "train with one"
+                )
         if isinstance(self.source, Hosts):
             self.make_env = self.source.host(self.make_env)
         if reserved := self.models.keys() & {"policy", "learner", "chat"}:

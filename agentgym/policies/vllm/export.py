@@ -9,6 +9,7 @@ from typing import Any
 
 from agentgym.chat import Chat
 from agentgym.errors import AgentGymError
+from agentgym.policies.adapters import merged
 
 HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # the head sizes of vLLM's attention on CPU
 
@@ -41,7 +42,7 @@ def served_weights(model: Any) -> dict[str, Any]:
     """The weights by their checkpoint's names, with heads as wide as vLLM has them. A tied head is among them too."""
     config = model.config.get_text_config()
     old, new = _head(config), served_head(config)
-    weights = {name: weight.detach() for name, weight in model.state_dict().items()}
+    weights = {name: weight.detach() for name, weight in merged(model).items()}
     if config.tie_word_embeddings:
         weights["lm_head.weight"] = model.get_output_embeddings().weight.detach().clone()
     if new != old:
