@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 
 def run(path: Path, out: Path, resume: bool) -> None:
     from agentgym.trainers.recipe import read_recipe
+    from agentgym.trainers.trackers import TensorBoard, Trackers
 
     recipe = read_recipe(path)
-    config = {"kind": "training", **recipe.model_dump(by_alias=True)}
+    config = {"kind": "training", **recipe.model_dump(by_alias=True, exclude={"trackers"})}  # who looks on changes no run
     if resume:
         store = RunStore.open(out)
         if store.config != config:
@@ -35,10 +37,10 @@ def run(path: Path, out: Path, resume: bool) -> None:
             raise AgentGymError(f"{out} was made by another recipe (other {', '.join(different)}): it cannot be resumed with {path}")
     else:
         store = RunStore.create(out, config)
+    trackers = Trackers([TensorBoard(out), *(tracker.build(folder=out) for tracker in recipe.trackers)])
     training = build(recipe)
-    with progress() as bar:
-        train_with_progress(training, recipe.steps, store, bar, checkpoint_every=recipe.checkpoint_every)
-    store.close()
+    with closing(trackers), closing(store), progress() as bar:
+        train_with_progress(training, recipe.steps, store, bar, checkpoint_every=recipe.checkpoint_every, heard=trackers.log)
     policy: Any = training.actor
     policy.save(out / "policy")
     console.print(f"wrote {write(out)}, and the policy: agentgym eval {recipe.env.id} --policy {out / 'policy'}")
