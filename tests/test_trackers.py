@@ -28,11 +28,20 @@ def scalars(folder):
     return {name: [(event.step, round(event.value, 6)) for event in shown.Scalars(name)] for name in shown.Tags()["scalars"]}
 
 
+KILLED = """
+import os, sys
+from pathlib import Path
+from agentgym.trainers.trackers import TensorBoard
+killed = TensorBoard(Path(sys.argv[1]))
+for step in range(1, 6):
+    killed.log(step, {"reward": step / 10, "only/before": 1.0})
+os._exit(0)
+"""
+
+
 def test_a_resumed_run_takes_the_place_of_the_steps_that_it_plays_again(folder):
     pytest.importorskip("tensorboard")
-    killed = TensorBoard(folder)  # never closed
-    for step in range(1, 6):
-        killed.log(step, {"reward": step / 10, "only/before": 1.0})
+    subprocess.run([sys.executable, "-c", KILLED, str(folder)], check=True)
     assert scalars(folder) == {"reward": [(n, n / 10) for n in range(1, 6)], "only/before": [(n, 1.0) for n in range(1, 6)]}
     resumed = TensorBoard(folder)
     for step in range(4, 8):

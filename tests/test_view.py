@@ -368,6 +368,8 @@ def test_where_time_went_is_shown_and_grows(tmp_path, opened):
         store.append("times", {"step": step, "seconds_generate": 1.0})
     page.wait("document.querySelectorAll('#times g').length > 100")
     assert page.run("document.querySelectorAll('#times g').length") <= 150
+    page.run("document.querySelector('#times g:last-of-type').dispatchEvent(new Event('pointerenter'))")
+    assert "mean of steps 397 to 399generate 1 s (100%)" in page.run("document.querySelector('#times .legend').textContent")
 
 
 def test_steps_and_times_are_read_from_their_logs(tmp_path):
