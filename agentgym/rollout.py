@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from agentgym.chat import Chat
+from agentgym.clock import Clock
 from agentgym.env import AgentEnv, Info
 from agentgym.errors import AgentGymError, JudgeError
 from agentgym.expand import Close, Command, Event, Expander, Extend, Idle, LeafDone, Started, Stop, TurnDone
@@ -52,7 +53,7 @@ class Rollout:
     """Grows one forest. ``lineage`` names the run's sub-stream: equal lineages, weights and plans give equal forests.
 
     An environment whose ``blocking`` is true works in a thread; the others work on the event loop, in a fixed order.
-    ``committed`` is called with each turn, in commit order.
+    ``committed`` is called with each turn, in commit order. ``clock`` hears when generations and environments are under way.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Rollout:
         limits: Limits | None = None,
         temperature: float = 1.0,
         committed: Committed | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.make_env = make_env
         self.expander = expander
@@ -75,6 +77,7 @@ class Rollout:
         self.limits = limits or Limits()
         self.temperature = temperature
         self.committed = committed or (lambda tree, turn: None)
+        self.clock = clock or Clock()
         self.forest: list[TurnTree] = []
         self._idle_envs: list[AgentEnv] = []
         self._live: dict[Turn, AgentEnv] = {}  # environments that stand where a turn ended
@@ -135,7 +138,7 @@ class Rollout:
             try:
                 async with _deadline(self.limits.seconds):
                     env = self._new_env()
-                    _, info = await _call(env, partial(self._reset, env, root, tree.task, lineage / "env"))
+                    _, info = await self._call(env, partial(self._reset, env, root, tree.task, lineage / "env"))
                 root.replies, tree.tools = info["messages"], info["tools"]
                 root.ids = self.chat.open(root.replies, tree.tools) if self.chat else []
                 root.sampled = [False] * len(root.ids)
@@ -200,7 +203,7 @@ class Rollout:
                         turn.partial, turn.executed = True, False
                     if turn.executed:
                         env = await self._env_at(parent)
-                        await _call(env, partial(self._step, env, turn))
+                        await self._call(env, partial(self._step, env, turn))
                 restarts = not self._bridge(turn)
             except FAULTS as error:
                 _fail(turn, error)
@@ -216,7 +219,8 @@ class Rollout:
         left = self._left_of_action(turn.parent)
         most = max(1, min(command.max_tokens or left, left, self.limits.tokens - turn.parent.length))
         sampling = Sampling(self.temperature, most, turn.seed)
-        return await actor.generate(Prompt(command.tree, turn.parent), sampling)
+        with self.clock.during("generate"):
+            return await actor.generate(Prompt(command.tree, turn.parent), sampling)
 
     def _left_of_action(self, turn: Turn) -> int:
         return self.limits.turn_tokens - sum(segment.action_tokens for segment in begun(turn))
@@ -321,7 +325,7 @@ class Rollout:
         """End an unfinished episode from outside, with its score as it stands."""
         try:
             env = await self._env_at(turn)
-            reward, turn.metrics = await _call(env, partial(env.stop, end))
+            reward, turn.metrics = await self._call(env, partial(env.stop, end))
             turn.reward = (turn.reward or 0.0) + reward
             turn.end = end
             self._idle_envs.append(env)
@@ -337,11 +341,18 @@ class Rollout:
             if turn.snapshot is None:
                 raise AgentGymError(f"{turn!r} has no snapshot to fork from: its expander needs forks = True")
             env = self._new_env()
-            await _call(env, partial(env.restore, turn.snapshot))
+            await self._call(env, partial(env.restore, turn.snapshot))
         return env
 
+    async def _call(self, env: AgentEnv, function: Callable[[], Result]) -> Result:
+        with self.clock.during("environment", alone=not env.blocking):
+            return await _in_thread(function) if env.blocking else function()
+
     def _new_env(self) -> AgentEnv:
-        return self._idle_envs.pop() if self._idle_envs else self.make_env()
+        if self._idle_envs:
+            return self._idle_envs.pop()
+        with self.clock.during("environment", alone=True):
+            return self.make_env()
 
     def _release(self, turn: Turn) -> None:
         if (env := self._live.pop(turn, None)) is not None:
@@ -372,10 +383,6 @@ def _whole_action(turn: Turn) -> list[int]:
 def _deadline(seconds: float | None) -> contextlib.AbstractAsyncContextManager[Any]:
     """Raises ``TimeoutError`` inside its block after so long."""
     return contextlib.nullcontext() if seconds is None else asyncio.timeout(seconds)
-
-
-async def _call(env: AgentEnv, function: Callable[[], Result]) -> Result:
-    return await _in_thread(function) if env.blocking else function()
 
 
 async def _in_thread(function: Callable[[], Result]) -> Result:

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from agentgym.action import call
+from agentgym.cli import reporting
 from agentgym.outcome import Outcome
 from agentgym.report import Curve, Series, Table, before_after, tree_record, write_report
 from agentgym.statistics import Interval, compare
+from agentgym.store import RunStore
 from agentgym.task import Task
+from agentgym.trainers.logs import log_step
 from agentgym.turn import Turn, TurnTree
 
 PAYLOAD = "</script><img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>{{data}}"
@@ -177,6 +180,22 @@ def test_a_summary_and_the_metrics_of_a_run_are_shown_as_they_were_saved(tmp_pat
     assert shown <= set(map(str.strip, text))
     assert "3 more curves: m2, m3, m4" in text
     assert [tag for tag, _ in elements.tags].count("figure") == 4
+
+
+def test_the_page_of_a_run_holds_its_times_and_the_steps_whose_trees_it_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(reporting, "MOST_TREES", 2)
+    store = RunStore.create(tmp_path / "run", {})
+    for step in range(1, 5):
+        tree = a_tree(f"tree {step}")
+        for turn in tree.turns:
+            store.turn(tree, turn)
+        log_step(store, step, {"reward": 0.5, "seconds_generate": 3.0, "seconds_learn": 1.0}, [tree], [tree])
+    page = reporting.write(tmp_path / "run")
+    assert [row["step"] for row in json.loads(Elements(page.read_text()).scripts[0])["steps"]] == [3, 4]
+    elements = rendered(page, "step=4", tmp_path)
+    assert "1 of 2 trees" in elements.text
+    assert [text for text in elements.text if text.endswith("%)")] == ["generate 12 s (75%)", "learn 4 s (25%)"]
+    assert "0 of 2 trees" in rendered(page, "step=1", tmp_path).text
 
 
 def test_a_browser_draws_nothing_of_a_closed_tree(tmp_path):

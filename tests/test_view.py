@@ -27,6 +27,7 @@ from agentgym.report import tree_record
 from agentgym.report.viewing import Index, Viewer
 from agentgym.store import RunStore
 from agentgym.task import Task
+from agentgym.trainers.logs import log_step
 from agentgym.turn import Turn, TurnTree
 
 PAYLOAD = "</script><img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
@@ -86,8 +87,8 @@ def asked(viewer, name, **parameters):
         return error.code, json.load(error)["error"]
 
 
-def changes(viewer, generation="", since=0, rows=0, run=""):
-    return asked(viewer, "changes", run=run, generation=generation, since=since, rows=rows)
+def changes(viewer, generation="", since=0, rows=0, times=0, run=""):
+    return asked(viewer, "changes", run=run, generation=generation, since=since, rows=rows, times=times)
 
 
 @pytest.fixture(scope="module")
@@ -213,14 +214,14 @@ def test_a_running_run_grows_on_the_page_and_what_is_open_stays(tmp_path, opened
 def test_only_what_is_new_is_read_and_told(tmp_path):
     store = a_run(tmp_path / "run", *map(a_tree, range(3)))
     index = Index(tmp_path / "run")
-    first = index.changes("", 0, 0)
+    first = index.changes("", 0, 0, 0)
     assert [tree["id"] for tree in first["trees"]] == ["0/train", "1/train", "2/train"]
     data = bytearray((tmp_path / "run/turns.jsonl").read_bytes())
     data[10:40] = b"x" * 30  # of what was read already
     (tmp_path / "run/turns.jsonl").write_bytes(data)
     log(store, a_tree(3))
     store.append("metrics", {"step": 1, "reward": 0.5})
-    then = index.changes(first["generation"], first["version"], first["rows"])
+    then = index.changes(first["generation"], first["version"], first["rows"], len(first["times"]))
     assert [tree["id"] for tree in then["trees"]] == ["3/train"]
     assert (then["metrics"], then["problems"]) == ([{"step": 1, "reward": 0.5}], [])
 
@@ -240,10 +241,10 @@ def test_the_list_says_what_the_whole_trees_say_however_the_log_grew(tmp_path_fa
     whole = path.read_bytes()
     path.write_bytes(whole[: cut * len(whole) // 400])
     index = Index(folder)
-    known = index.changes("", 0, 0)
+    known = index.changes("", 0, 0, 0)
     listed = {tree["id"]: tree for tree in known["trees"]}
     path.write_bytes(whole)
-    news = index.changes(known["generation"], known["version"], known["rows"])
+    news = index.changes(known["generation"], known["version"], known["rows"], 0)
     assert news["problems"] == []
     listed |= {tree["id"]: tree for tree in news["trees"]}
     for tree in trees:
@@ -313,12 +314,83 @@ def test_a_log_that_was_cut_for_a_resumed_run_is_read_anew(tmp_path, opened):
     assert "Capital of country 21?" in page.text()
 
 
+def stepped(folder, trees, steps):
+    """A run of so many steps, each played on two trees, the last learnt from the first tree too."""
+    store = a_run(folder, *trees)
+    for step in range(1, steps + 1):
+        played = trees[2 * step - 2 : 2 * step]
+        metrics = {"reward": step / 10, "seconds_generate": 3.0, "seconds_learn": float(step), "seconds_idle": 0.0}
+        log_step(store, step, metrics, played, [*played, *trees[: step == steps]])
+    return store
+
+
+def test_a_step_leads_to_the_trees_that_it_was_computed_from(tmp_path, opened):
+    trees = [a_tree(number) for number in range(8)]
+    stepped(tmp_path / "run", trees, 4)
+    page = opened(tmp_path / "run", 8)
+    box = "document.querySelector('#curves svg.pick').getBoundingClientRect()"
+    page.run(f"""document.querySelector('#curves svg.pick').dispatchEvent(new MouseEvent('click', {{
+        clientX: {box}.left + {box}.width * 0.39, clientY: {box}.top + 20, bubbles: true }}))""")
+    page.wait(f"{ROWS} === 2")
+    assert status(page) == "2 of 8 trees"
+    assert [f"Capital of country {number}?" in page.text() for number in range(8)] == [False, False, True, True, *[False] * 4]
+    assert page.run("location.hash") == "#step=2"
+    assert page.run("document.querySelector('[aria-label=\"trees of step\"]').value") == "2"
+    page.run("document.querySelector('#times [data-step=\"4\"]').dispatchEvent(new MouseEvent('click'))")
+    page.wait(f"{ROWS} === 3")
+    assert [f"Capital of country {number}?" in page.text() for number in (0, 1, 6, 7)] == [True, False, True, True]
+    page.run("{ const box = document.querySelector('[type=number]'); box.value = null; box.dispatchEvent(new Event('input')); }")
+    page.wait(f"{ROWS} === 8")
+
+
+def test_an_address_names_a_step_and_a_run_without_that_log_offers_none(tmp_path, opened):
+    stepped(tmp_path / "run", [a_tree(number) for number in range(4)], 2)
+    assert status(opened(tmp_path / "run", 2, "#step=1")) == "2 of 4 trees"
+    store = a_run(tmp_path / "old", a_tree())
+    store.append("metrics", {"step": 1, "reward": 0.5})
+    page = opened(tmp_path / "old")
+    assert page.run("document.querySelector('[aria-label=\"trees of step\"]').hidden && !document.querySelector('.pick')")
+
+
+def test_where_time_went_is_shown_and_grows(tmp_path, opened):
+    trees = [a_tree(number) for number in range(6)]
+    store = stepped(tmp_path / "run", trees, 3)
+    page = opened(tmp_path / "run", 6)
+    shown = "document.querySelector('#times svg').getAttribute('aria-label')"
+    assert page.run(shown) == "seconds of all steps: generate 9 s (60%), learn 6 s (40%)"
+    assert page.run("document.querySelectorAll('#times rect').length") == 6
+    page.run("document.querySelector('#times [data-step=\"3\"]').dispatchEvent(new Event('pointerenter'))")
+    assert "step 3" in page.text()
+    assert "learn 3 s (50%)" in page.text()
+    store.append("times", {"step": 4, "seconds_generate": 0.0, "seconds_environment": 5.0})
+    page.wait(f"{shown} === 'seconds of all steps: generate 9 s (45%), environment 5 s (25%), learn 6 s (30%)'")
+    for step in range(5, 400):
+        store.append("times", {"step": step, "seconds_generate": 1.0})
+    page.wait("document.querySelectorAll('#times g').length > 100")
+    assert page.run("document.querySelectorAll('#times g').length") <= 150
+    page.run("document.querySelector('#times g:last-of-type').dispatchEvent(new Event('pointerenter'))")
+    assert "mean of steps 397 to 399generate 1 s (100%)" in page.run("document.querySelector('#times .legend').textContent")
+
+
+def test_steps_and_times_are_read_from_their_logs(tmp_path):
+    trees = [a_tree(number) for number in range(4)]
+    store = stepped(tmp_path / "run", trees, 2)
+    assert [row.keys() for row in store.read("metrics")] == [{"step", "reward"}] * 2
+    index = Index(tmp_path / "run")
+    first = index.changes("", 0, 0, 0)
+    assert (first["steps"], [row["seconds_learn"] for row in first["times"]]) == (True, [1.0, 2.0])
+    assert [index.step(n) for n in (1, 2, 3)] == [[trees[0].id, trees[1].id], [trees[2].id, trees[3].id, trees[0].id], []]
+    assert index.changes(first["generation"], first["version"], 2, 2)["times"] == []
+    store.rewrite("times", [{"step": 1, "seconds_learn": 9.0}])
+    assert [row["seconds_learn"] for row in index.changes(first["generation"], first["version"], 2, 2)["times"]] == [9.0]
+
+
 def test_a_log_that_is_gone_is_forgotten(tmp_path):
     a_run(tmp_path / "run", a_tree())
     index = Index(tmp_path / "run")
-    known = index.changes("", 0, 0)
+    known = index.changes("", 0, 0, 0)
     (tmp_path / "run/turns.jsonl").unlink()
-    then = index.changes(known["generation"], known["version"], 0)
+    then = index.changes(known["generation"], known["version"], 0, 0)
     assert (then["trees"], then["generation"] == known["generation"]) == ([], False)
 
 

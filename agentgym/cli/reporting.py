@@ -15,10 +15,14 @@ MOST_TREES = 200
 def write(folder: Path, **more: Any) -> Path:
     """``report.html`` in the run's folder: its summary and training curves, the newest turn trees, and what ``more`` gives instead."""
     store = RunStore.open(folder)
+    trees = store.trees()[-MOST_TREES:]
+    held = {tree.id for tree in trees}
     shown = {
         "title": str(folder),
         "summary": dict(about_run(folder)["summary"]),
         "metrics": [] if "curves" in more else list(store.read("metrics")),
-        "trees": [tree_record(tree, store.config.get("best", 1.0)) for tree in store.trees()[-MOST_TREES:]],
+        "times": list(store.read("times")),
+        "steps": [row for row in store.read("steps") if not held.isdisjoint([*row["trees"], *row["learnt"]])],
+        "trees": [tree_record(tree, store.config.get("best", 1.0)) for tree in trees],
     }
     return write_report(folder / "report.html", **{**shown, **more})

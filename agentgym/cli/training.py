@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -30,13 +31,14 @@ if TYPE_CHECKING:
 def run(path: Path, out: Path, resume: bool) -> None:
     from agentgym.trainers.processes import Together
     from agentgym.trainers.recipe import read_recipe
+    from agentgym.trainers.trackers import TensorBoard, Trackers
 
     recipe = read_recipe(path)
     if int(os.environ.get("RANK", 0)):  # torchrun's: the first process runs the loop, and the others learn with it
         learner: Any = recipe.learner.build(policy_of(recipe, partial(make, recipe.env.id))[0].model, recipe.learning_rate)
         learner.follow()
         return
-    config = {"kind": "training", **recipe.model_dump(by_alias=True)}
+    config = {"kind": "training", **recipe.model_dump(by_alias=True, exclude={"trackers"})}  # who looks on changes no run
     if resume:
         store = RunStore.open(out)
         if store.config != config:
@@ -44,10 +46,10 @@ def run(path: Path, out: Path, resume: bool) -> None:
             raise AgentGymError(f"{out} was made by another recipe (other {', '.join(different)}): it cannot be resumed with {path}")
     else:
         store = RunStore.create(out, config)
+    trackers = Trackers([TensorBoard(out), *(tracker.build(folder=out) for tracker in recipe.trackers)])
     training = build(recipe)
-    with progress() as bar:
-        train_with_progress(training, recipe.steps, store, bar, checkpoint_every=recipe.checkpoint_every)
-    store.close()
+    with closing(trackers), closing(store), progress() as bar:
+        train_with_progress(training, recipe.steps, store, bar, checkpoint_every=recipe.checkpoint_every, heard=trackers.log)
     if isinstance(training.learner, Together):
         training.learner.release()
     save(training, out / "policy")
@@ -110,7 +112,7 @@ def train_with_progress(
     line = bar.add_task("train", total=steps, shown="")
 
     def done(step: int, metrics: dict[str, float], trees: Sequence[TurnTree]) -> Any:
-        speed = metrics["sampled_tokens"] / metrics["seconds_rollout"]
+        speed = metrics["sampled_tokens"] / sum(value for name, value in metrics.items() if name.startswith("seconds_"))
         shown = f"reward {metrics['reward']:.2f}  success {success(trees):.2f}  {speed:,.0f} tokens/s"
         bar.update(line, completed=step, shown=shown)
         if not bar.console.is_terminal and step % 10 == 0:

@@ -127,16 +127,19 @@ def write_report(
     tables: Sequence[Table] = (),
     curves: Sequence[Curve] = (),
     metrics: Sequence[Mapping[str, float]] = (),
+    times: Sequence[Mapping[str, float]] = (),
+    steps: Sequence[Mapping[str, Any]] = (),
     trees: Iterable[TurnTree | Record] = (),
 ) -> Path:
     """Write one self-contained page. ``trees`` may be `TurnTree`s or what `tree_record` made of them earlier.
 
     A ``summary`` may nest, as ``summary.json`` does. Each of the ``metrics`` has a "step"; all their other names become curves.
+    ``times`` and ``steps`` are lines of ``times.jsonl`` and ``steps.jsonl``: where time went, and which trees a step is computed from.
     The address fragment ``#tree=ID`` opens that tree. Returns the path; folders above it are made.
     """
     records = [tree_record(tree) if isinstance(tree, TurnTree) else tree for tree in trees]
-    data = {"summary": list((summary or {}).items()), "tables": tables, "curves": curves, "metrics": metrics, "trees": records}
-    page = render(title, data)
+    shown = {"tables": tables, "curves": curves, "metrics": metrics, "times": times, "steps": steps, "trees": records}
+    page = render(title, {"summary": list((summary or {}).items()), **shown})
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page, encoding="utf-8", errors="replace", newline="\n")
@@ -145,7 +148,8 @@ def write_report(
 
 def render(title: str, data: Mapping[str, Any], asks: str = "'none'") -> str:
     """The page with its data; ``asks`` is whom its content security policy lets it ask for more."""
-    template = (files(__package__) / "page.html").read_text(encoding="utf-8")
+    page, curves = ((files(__package__) / name).read_text(encoding="utf-8") for name in ("page.html", "curves.js"))
+    template = page.replace("{{curves}}", curves)
     script = re.search(r"<script>(.*?)</script>", template, re.DOTALL)
     assert script is not None
     parts = {

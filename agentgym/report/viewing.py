@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock
@@ -115,19 +116,21 @@ class Index:
     def _begin(self) -> None:
         self.generation = secrets.token_hex(4)
         self.turns, self.metrics = Log(self.folder / "turns.jsonl"), Log(self.folder / "metrics.jsonl")
+        self.times = Log(self.folder / "times.jsonl")
         self.trees: dict[str, Listed] = {}
         self.rows: list[Record] = []
+        self.spent: list[Record] = []
         self.version = 0
         self.problems: list[str] = []
 
-    def changes(self, generation: str, since: int, rows: int) -> Record:
-        """What is new since a version and since so many rows of metrics; all, where the logs were replaced meanwhile."""
+    def changes(self, generation: str, since: int, rows: int, times: int) -> Record:
+        """What is new since a version and since so many rows of metrics and of times; all, where the logs were replaced meanwhile."""
         about = about_run(self.folder)
         self.best = about["config"].get("best", 1.0)
-        if self.turns.replaced() or self.metrics.replaced():
+        if any(log.replaced() for log in (self.turns, self.metrics, self.times)):
             self._begin()
         if generation != self.generation:
-            since = rows = 0
+            since = rows = times = 0
         self._read_on(time.monotonic() + (SLICE if since else FIRST))
         changed = sorted((tree for tree in self.trees.values() if tree.version > since), key=lambda tree: tree.version)
         told, size = changed[:TREES_AT_ONCE], self.turns.path.stat().st_size if self.turns.path.exists() else 0
@@ -138,16 +141,22 @@ class Index:
             **about,
             "generation": self.generation,
             "version": told[-1].version if told else since,
-            "behind": self.turns.behind or self.metrics.behind or len(told) < len(changed),
+            "behind": self.turns.behind or self.metrics.behind or self.times.behind or len(told) < len(changed),
             "read": self.turns.position / size if size else 1.0,
             "trees": [{**tree_summary(one.id, one.task, one.tags, one.marks, self.best), "number": one.number} for one in told],
             "metrics": self.rows[rows:],
             "rows": len(self.rows),
+            "times": self.spent[times:],
+            "steps": (self.folder / "steps.jsonl").exists(),
             "problems": problems,
         }
 
     def _read_on(self, until: float) -> None:
-        for log, take in ((self.metrics, self._take_row), (self.turns, self._take_turn)):
+        for log, take in (
+            (self.metrics, partial(_take_row, self.rows)),
+            (self.times, partial(_take_row, self.spent)),
+            (self.turns, self._take_turn),
+        ):
             for place, first, lines in log.new(until):
                 for number, line in enumerate(lines, first):
                     try:
@@ -155,12 +164,6 @@ class Index:
                     except DAMAGE as error:
                         self.problems.append(f"{log.path.name}, line {number}: damaged, left out ({error})")
                     place += len(line)
-
-    def _take_row(self, place: int, line: bytes) -> None:
-        row = {name: value for name, value in orjson.loads(line).items() if isinstance(value, int | float)}
-        if "step" not in row:
-            raise ValueError("it has no step")
-        self.rows.append(row)
 
     def _take_turn(self, place: int, line: bytes) -> None:
         record = _loads_without(line, b'"ids":[', b'"reward":')
@@ -193,6 +196,17 @@ class Index:
         except DAMAGE as error:
             raise AgentGymError(f"{self.turns.path}: the lines of tree {id!r} cannot be read ({error})") from error
 
+    def step(self, step: int) -> list[str]:
+        """The trees that a step's metrics were computed from."""
+        path = self.folder / "steps.jsonl"
+        if path.exists():
+            with open(path, "rb") as file:
+                for line in file:
+                    if line.startswith(b'{"step":%d,' % step) and line.endswith(b"\n"):
+                        row = orjson.loads(line)
+                        return list(dict.fromkeys([*row["trees"], *row["learnt"]]))
+        return []
+
     def search(self, words: str) -> list[str]:
         """The trees that hold these words in their task, an action, an observation or an error; case does not matter."""
         words = words.lower()
@@ -205,6 +219,13 @@ class Index:
                         record = _loads_without(line, b'"ids":[', b'"action_tokens":')
                         found[record["tree"]] = found.get(record["tree"], False) or words in _text(record).lower()
         return [id for id, holds in found.items() if holds and id in self.trees]
+
+
+def _take_row(rows: list[Record], place: int, line: bytes) -> None:
+    row = {name: value for name, value in orjson.loads(line).items() if isinstance(value, int | float)}
+    if "step" not in row:
+        raise ValueError("it has no step")
+    rows.append(row)
 
 
 def _line(file: BinaryIO, place: tuple[int, int]) -> Record:
@@ -290,9 +311,11 @@ class Viewer(ThreadingHTTPServer):
         index = self.indexes.setdefault(path, Index(path))
         with index.lock:
             if name == "changes":
-                return index.changes(asked["generation"], int(asked["since"]), int(asked["rows"]))
+                return index.changes(asked["generation"], int(asked["since"]), int(asked["rows"]), int(asked["times"]))
             if name == "tree":
                 return plain(index.tree(asked["id"]))
+            if name == "step":
+                return index.step(int(asked["step"]))
             if name == "search":
                 return index.search(asked["words"])
         raise AgentGymError(f"there is nothing to read at {name!r}")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any
 
+from agentgym.clock import Clock
 from agentgym.outcome import Outcome
 from agentgym.seeds import Lineage
 from agentgym.store import RunStore
 from agentgym.trainers.credit.streams import check_streams, log_advantages, teaches
+from agentgym.trainers.logs import log_step
 from agentgym.trainers.playing import Playing, playing
 from agentgym.trainers.seams import Metrics, Stateful, pace
 from agentgym.trainers.training import Training
@@ -30,7 +31,7 @@ async def train(
     and True ends the training.
     """
     first, folder = (store.resume() if store is not None else None) or (0, None)
-    player = playing(run, store)
+    player = playing(run, store, clock := Clock())
     if folder is not None:
         run.load(player, folder)
     if folder is None or not isinstance(run.sync, Stateful):  # else the actor goes on with the weights that it had
@@ -39,10 +40,10 @@ async def train(
         await run.hook.begin(run)
     async with aclosing(player):
         for step in range(first, steps):
-            metrics, trees = await train_step(run, player, step, store)
+            metrics, played, learnt = await train_step(run, player, clock, step, store)
             if store is not None:
-                store.append("metrics", {"step": step + 1, **{k: v for k, v in metrics.items() if not k.startswith("seconds")}})
-            heard: Any = done(step + 1, metrics, trees) if done is not None else None
+                log_step(store, step + 1, metrics, played, learnt)
+            heard: Any = done(step + 1, metrics, played) if done is not None else None
             last = (await heard if hasattr(heard, "__await__") else heard) is True or step + 1 == steps
             if store is not None and (last or (step + 1) % checkpoint_every == 0):
                 store.checkpoint(step + 1, partial(run.save, player))
@@ -50,21 +51,25 @@ async def train(
                 break
 
 
-async def train_step(run: Training, player: Playing, step: int, store: RunStore | None = None) -> tuple[Metrics, list[TurnTree]]:
-    started = time.perf_counter()
+async def train_step(
+    run: Training, player: Playing, clock: Clock, step: int, store: RunStore | None = None
+) -> tuple[Metrics, list[TurnTree], list[TurnTree]]:
+    """The metrics, the trees that were played, and those that were learnt."""
     await run.schedule.admit(run.learner.version)
     forest = await player.forest(step)
-    played = time.perf_counter()
     run.source.observe(forest)
     admitted = [tree for tree in forest if run.source.admit(tree) is None]
     trees = run.schedule.select(admitted, run.learner.version) or []
-    await run.credit.assign(trees, {"learner": run.learner, "chat": run.chat, **run.models})
+    with clock.during("score"):
+        await run.credit.assign(trees, {"learner": run.learner, "chat": run.chat, **run.models})
     check_streams(trees)
     if store is not None:
         log_advantages(store, trees)
-    metrics = await asyncio.to_thread(_learn, run, step, trees)
+    with clock.during("learn"):
+        metrics = await asyncio.to_thread(_learn, run, step, trees)
     if run.schedule.push_due(run.learner.version):
-        await run.sync.push(run.learner)
+        with clock.during("sync"):
+            await run.sync.push(run.learner)
         await player.pushed()
     if run.hook is not None:
         metrics.update(await run.hook.after_step(run, step + 1))
@@ -76,8 +81,7 @@ async def train_step(run: Training, player: Playing, step: int, store: RunStore 
     metrics["sampled_tokens"] = sum(sum(turn.sampled) for turn in acted)
     metrics["rollout_turns"] = sum(any(turn.sampled) and not turn.partial for turn in acted)
     metrics["environment_steps"], metrics["loop_steps"] = sum(turn.executed for turn in acted), 1
-    metrics["seconds_rollout"], metrics["seconds_learn"] = played - started, time.perf_counter() - played
-    return metrics, forest
+    return metrics | clock.lap(), forest, trees
 
 
 def _learn(run: Training, step: int, trees: Sequence[TurnTree]) -> Metrics:
@@ -90,7 +94,6 @@ def _learn(run: Training, step: int, trees: Sequence[TurnTree]) -> Metrics:
         packs = run.packing(part)
         learnt = run.learner.accumulate_all(packs, run.objective)
         totals = {"loss": sum(metrics.pop("loss", 0.0) for metrics in learnt), "packed_tokens": float(sum(map(len, packs)))}
-        for metrics in (*learnt, totals, run.learner.step(pace(run.objective))):
-            for name, value in metrics.items():
-                collected.setdefault(name, []).append(value)
+        for name, value in (item for metrics in (*learnt, totals, run.learner.step(pace(run.objective))) for item in metrics.items()):
+            collected.setdefault(name, []).append(value)
     return {name: sum(values) / len(values) for name, values in collected.items()}

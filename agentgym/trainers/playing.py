@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import orjson
 
+from agentgym.clock import Clock
 from agentgym.errors import AgentGymError
 from agentgym.rollout import Rollout, Start
 from agentgym.seeds import Lineage
@@ -30,11 +31,11 @@ class Playing(Stateful, Protocol):
         """Nothing more will be asked for."""
 
 
-def playing(run: Training, store: RunStore | None) -> Playing:
-    return PlayingAhead(run, store, run.schedule) if isinstance(run.schedule, Ahead) else BatchByBatch(run, store)
+def playing(run: Training, store: RunStore | None, clock: Clock) -> Playing:
+    return PlayingAhead(run, store, clock, run.schedule) if isinstance(run.schedule, Ahead) else BatchByBatch(run, store, clock)
 
 
-def rollout_of(run: Training, store: RunStore | None, number: int) -> Rollout:
+def rollout_of(run: Training, store: RunStore | None, clock: Clock, number: int) -> Rollout:
     return Rollout(
         run.make_env,
         run.expander,
@@ -43,17 +44,18 @@ def rollout_of(run: Training, store: RunStore | None, number: int) -> Rollout:
         Lineage.of(run.seed, "train", number),
         limits=run.limits,
         committed=store.turn if store else None,
+        clock=clock,
     )
 
 
 class BatchByBatch(Stateless):
     """One rollout for each step, and nothing between them: equal runs are equal to the last bit."""
 
-    def __init__(self, run: Training, store: RunStore | None) -> None:
-        self.run, self.store = run, store
+    def __init__(self, run: Training, store: RunStore | None, clock: Clock) -> None:
+        self.run, self.store, self.clock = run, store, clock
 
     async def forest(self, step: int) -> list[TurnTree]:
-        return await rollout_of(self.run, self.store, step).run(self.run.source.draw(self.run.batch))
+        return await rollout_of(self.run, self.store, self.clock, step).run(self.run.source.draw(self.run.batch))
 
     async def pushed(self) -> None:
         pass
@@ -81,8 +83,8 @@ class PlayingAhead:
     logged of it then takes the place of what was logged before. ``aborted`` rollouts were too old to be trained on before they ended.
     """
 
-    def __init__(self, run: Training, store: RunStore | None, schedule: Ahead) -> None:
-        self.run, self.store, self.schedule = run, store, schedule
+    def __init__(self, run: Training, store: RunStore | None, clock: Clock, schedule: Ahead) -> None:
+        self.run, self.store, self.clock, self.schedule = run, store, clock, schedule
         self._number = 0
         self._running: dict[asyncio.Task[list[TurnTree]], Begun] = {}
         self._ended: dict[Begun, list[TurnTree]] = {}  # the first that ended first
@@ -141,7 +143,7 @@ class PlayingAhead:
     def _begin(self) -> None:
         while self.schedule.room(self.run.batch, _starts(self._running.values()), self._waiting()) >= self.schedule.unit:
             number, starts = self._again.pop(0) if self._again else self._drawn()
-            rollout = rollout_of(self.run, self.store, number)
+            rollout = rollout_of(self.run, self.store, self.clock, number)
             task = asyncio.create_task(rollout.run(starts))
             self._running[task] = Begun(number, starts, rollout)
             task.add_done_callback(self._finished)

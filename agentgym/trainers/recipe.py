@@ -132,6 +132,7 @@ class Recipe(BaseModel):
     packing: Plugin = _plugin("agentgym.trainers.packing:ByTree", max_tokens=4096)
     models: dict[str, str | Plugin] = {}  # teachers and other models beside the policy's own: a policy, or a class
     hook: Plugin | None = None
+    trackers: list[Plugin] = []  # beside TensorBoard; each is made with the run's folder
     divisor: str | Plugin = "agentgym.trainers.divisors:token_mean"  # a function, or what makes one
     limits: LimitsOf = LimitsOf()
     learner: LearnerOf = LearnerOf()
