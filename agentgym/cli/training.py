@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from agentgym.cli import console
+from agentgym.cli.hosting import hosted
 from agentgym.cli.policies import find_policy
 from agentgym.cli.reporting import write
 from agentgym.errors import AgentGymError
@@ -23,10 +24,14 @@ if TYPE_CHECKING:
     from agentgym.trainers.training import Training
 
 
-def run(path: Path, out: Path, resume: bool) -> None:
+def run(path: Path, out: Path, resume: bool, ray: str | None = None) -> None:
     from agentgym.trainers.recipe import read_recipe
 
     recipe = read_recipe(path)
+    if ray is not None:
+        from agentgym.envs.on_ray import connect
+
+        connect(ray, **recipe.workers.model_dump())  # a cluster that is too small is refused before anything is written
     config = {"kind": "training", **recipe.model_dump(by_alias=True)}
     if resume:
         store = RunStore.open(out)
@@ -36,7 +41,7 @@ def run(path: Path, out: Path, resume: bool) -> None:
     else:
         store = RunStore.create(out, config)
     training = build(recipe)
-    with progress() as bar:
+    with hosted(training.make_env, ray, **recipe.workers.model_dump()) as training.make_env, progress() as bar:
         train_with_progress(training, recipe.steps, store, bar, checkpoint_every=recipe.checkpoint_every)
     store.close()
     policy: Any = training.actor

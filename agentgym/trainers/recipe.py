@@ -75,6 +75,14 @@ class LimitsOf(BaseModel):
     seconds: float | None = Field(default=None, gt=0)
 
 
+class WorkersOf(BaseModel):
+    """What ``--ray`` asks of a cluster: so many actors that hold environments, of so many CPUs each."""
+
+    model_config = ConfigDict(extra="forbid")
+    number: int | None = Field(default=None, ge=1)  # None: as many as have room
+    cpus: float = Field(default=1.0, gt=0)
+
+
 class Recipe(BaseModel):
     """What ``agentgym train`` reads. Every field but ``env`` and ``steps`` has a default that trains the tiny policy."""
 
@@ -93,6 +101,7 @@ class Recipe(BaseModel):
     hook: Plugin | None = None
     divisor: str | Plugin = "agentgym.trainers.divisors:token_mean"  # a function, or what makes one
     limits: LimitsOf = LimitsOf()
+    workers: WorkersOf = Field(default=WorkersOf(), exclude=True)  # no part of what is trained: a run may go on with others
     learning_rate: float = Field(default=4e-4, gt=0)
     batch: int = Field(default=8, ge=1)
     updates: int = Field(default=2, ge=1)
