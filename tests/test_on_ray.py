@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -71,14 +72,13 @@ def until(happened, seconds=90):
 
 def inside(worker):
     """How many environments the worker itself holds."""
-    return ray.get(worker.actor.__ray_call__.remote(lambda host: len(host.envs)))
+    with suppress(ray.exceptions.RayError):
+        return ray.get(worker.actor.__ray_call__.remote(lambda host: len(host.envs)))
 
 
 def records(forest):
     """Trees, whatever the order in which siblings were committed."""
-    kept = [
-        {**turn_record(turn), "turn": 0, "parent": turn.parent and turn.parent.seed} for tree in forest for turn in tree.turns
-    ]
+    kept = [{**turn_record(turn), "turn": 0, "parent": turn.parent and turn.parent.seed} for tree in forest for turn in tree.turns]
     return sorted(kept, key=lambda record: record["seed"])
 
 
@@ -290,8 +290,9 @@ def test_an_episode_whose_worker_was_started_anew_is_lost_and_its_environment_pl
     env, task = workers(), tasks(1)[0]
     env.reset(options={"task": task})
     saved = env.snapshot()
-    ray.kill(workers.workers[0].actor, no_restart=False)
-    until(lambda: workers.workers[0].answers())
+    (worker,) = workers.workers
+    ray.kill(worker.actor, no_restart=False)  # which takes a moment
+    until(lambda: worker.answers() and inside(worker) == 0)
     with pytest.raises(InfrastructureError, match=r"worker 1 on .*: it was started anew, and the environment that step\(\) is for is gone"):
         env.step(call("add", n=1))
     env.restore(saved)
@@ -312,6 +313,13 @@ def test_a_cluster_that_is_too_small_is_refused_with_the_figures(cluster):
     with pytest.raises(AgentGymError, match=r"workers of 2 CPUs each are asked for, .* room for 0"):  # two nodes of one make none of two
         connect(cluster.address, None, 2.0)
     assert connect(cluster.address, None, 0.1) == 20
+
+
+def test_a_cluster_that_is_not_there_is_named(tmp_path):
+    (tmp_path / "orders.py").write_text(ORDERS)
+    said = fails(agentgym("eval", "orders:Orders", "--policy", "gold", "--ray", "127.0.0.1:1", folder=tmp_path))
+    assert "no Ray cluster at '127.0.0.1:1'" in said
+    assert "ray start --head" in said
 
 
 class NeedsData(AgentEnv):

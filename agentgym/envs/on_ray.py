@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import socket
 import threading
 import time
 from collections import deque
@@ -323,6 +324,7 @@ def connect(address: str, number: int | None, cpus: float) -> int:
     """
     if not ray.is_initialized():
         try:
+            _refuse_closed_port(address)
             ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         except (OSError, RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -336,3 +338,10 @@ def connect(address: str, number: int | None, cpus: float) -> int:
             f"CPUs, room for {room}. Add nodes, or ask for fewer"
         )
     return number or room
+
+
+def _refuse_closed_port(address: str) -> None:
+    """Ray by itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.rpartition("/")[2], int(port)), PING).close()
