@@ -258,7 +258,7 @@ class OnRay(AgentEnv):
         super().__init__()
         self._workers = workers
         self._worker: Worker | None = None
-        self._number = next(workers.numbers)
+        self._number = -1  # another in each worker
         self._key: str | None = None
         vars(self).update(workers.attributes)
 
@@ -305,6 +305,7 @@ class OnRay(AgentEnv):
     def _ask(self, name: str, *arguments: Any, **named: Any) -> Any:
         if name in BEGINNINGS and (self._worker is None or not self._worker.answers()):
             self._leave()
+            self._number = next(self._workers.numbers)
             self._worker = self._workers.place(self._number)
         if self._worker is None:
             raise AgentGymError(f"{name}() of an environment on Ray that has no episode: call reset() first")
@@ -328,7 +329,9 @@ def connect(address: str, number: int | None, cpus: float) -> int:
             ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         except (OSError, RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise AgentGymError(f"no Ray cluster at {address!r} ({reason}): start one with 'ray start --head', or give 'local'") from error
+            raise AgentGymError(
+                f"no Ray cluster at {address!r} ({reason}): start one with 'ray start --head', and join it as docs/clusters.md says"
+            ) from error
     nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
     room = sum(round(found * 10_000) // round(cpus * 10_000) for found in nodes)  # Ray counts ten-thousandths
     if room < (number or 1):
