@@ -55,6 +55,17 @@ class Effect:
     def __state_digest__(self) -> str:
         return self.digest
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled flat: a chain of some hundreds is nested too deeply."""
+        return _chained, ([(e.turn, e.calls_before, e.calls, e.action, e.answer, e.digest) for e in effects(self)],)
+
+
+def _chained(fields: list[tuple[int, int, int, str, str, str]]) -> Effect | None:
+    log: Effect | None = None
+    for values in fields:
+        log = Effect(log, *values)
+    return log
+
 
 def effects(log: Effect | None) -> list[Effect]:
     """The effects of a log, in the order in which they were done."""

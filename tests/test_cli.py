@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from agentgym.errors import MissingExtra
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 ORDERS = '''
@@ -113,6 +116,13 @@ def test_a_run_is_not_overwritten(folder: Path):
     (folder / "old").mkdir()
     (folder / "old" / "run.json").write_text('{"format": 0, "config": {}}')
     assert "format 0" in fails(agentgym("train", recipe, "--out", "old", "--resume", folder=folder))
+
+
+def test_ray_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "agentgym.envs.on_ray", raising=False)
+    with pytest.raises(MissingExtra, match=r"pip install 'agentgym\[ray\]'"):
+        importlib.import_module("agentgym.envs.on_ray")
 
 
 def test_a_bad_line_of_a_corpus_is_named(folder: Path):

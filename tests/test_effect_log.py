@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from test_rollout import Forks, play
 
 from agentgym import AgentEnv, AgentGymError, Outcome, Reply, SnapshotMismatch, Task, ToolError, call, tool
 from agentgym.action import Action
-from agentgym.snapshot import effects, state_digest
+from agentgym.snapshot import Effect, effects, state_digest
 from agentgym.tool import Tool
 from agentgym.turn import total_reward
 
@@ -334,3 +335,11 @@ def test_a_digest_of_ones_own_stands_for_its_object() -> None:
 
     assert state_digest([Hashed("a")]) == state_digest([Hashed("a")])
     assert len({state_digest(value) for value in (Hashed("a"), Hashed("b"), Other("a"), "a", {2**70: Hashed("a")})}) == 5
+
+
+def test_a_log_of_thousands_of_effects_can_be_brought_to_another_process():
+    log = None
+    for turn in range(5000):
+        log = Effect(log, turn, 0, turn, "borrow", f"book {turn}", str(turn))
+    found = effects(pickle.loads(pickle.dumps(log)))
+    assert [(e.turn, e.calls, e.answer, e.digest) for e in found] == [(e.turn, e.calls, e.answer, e.digest) for e in effects(log)]

@@ -18,6 +18,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 console = Console()
 
 Out = Annotated[Optional[Path], typer.Option(help="The run's folder.")]  # noqa: UP045  (typer reads it at run time)
+Ray = Annotated[Optional[str], typer.Option(help="A Ray cluster that holds the environments: auto, local, or HOST:PORT.")]  # noqa: UP045
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The root of every draw.")]
 
 
@@ -36,11 +37,12 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="A YAML file; see docs/training.md.")],
     out: Out = None,
     resume: Annotated[bool, typer.Option(help="Continue from the newest checkpoint.")] = False,
+    ray: Ray = None,
 ) -> None:
     """Train a policy as a recipe says."""
     from agentgym.cli.training import run
 
-    run(recipe, out or Path("runs") / recipe.stem, resume)
+    run(recipe, out or Path("runs") / recipe.stem, resume, ray)
 
 
 @app.command(name="eval")
@@ -62,6 +64,7 @@ def eval_(
     seed: Seed = 0,
     skip_bad: Annotated[bool, typer.Option(help="Leave out bad rows of the data, and count them.")] = False,
     price: Annotated[Optional[str], typer.Option(help="US dollars a million tokens read, and written: 2.5,10.")] = None,  # noqa: UP045
+    ray: Ray = None,
     out: Out = None,
 ) -> None:
     """Play k episodes of every task and print pass@k, avg@k and pass^k. Run again with the same --out to resume."""
@@ -70,7 +73,7 @@ def eval_(
 
     given = typed_settings(arguments, taken=("data",))
     limits = (temperature, tokens, turn_tokens, seed, precision, skip_bad)
-    run(Asked(env, policy, model, key, data, given, k, split, tasks, shard, *limits), out, price)
+    run(Asked(env, policy, model, key, data, given, k, split, tasks, shard, *limits), out, price, ray)
 
 
 @app.command()

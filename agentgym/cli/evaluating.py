@@ -14,6 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from agentgym.cli import console, quoted
+from agentgym.cli.hosting import hosted
 from agentgym.cli.policies import find_policy, is_address, refuse_without_tools
 from agentgym.cli.reporting import write
 from agentgym.env import tasks_in
@@ -59,11 +60,13 @@ class Asked:
 _PLAIN = str.maketrans("/:", "--")
 
 
-def run(asked: Asked, out: Path | None, prices: str | None) -> None:
+def run(asked: Asked, out: Path | None, prices: str | None, ray: str | None = None) -> None:
     if asked.k < 1:
         raise AgentGymError(f"--k must be at least 1, not {asked.k}")
     if asked.precision is not None and asked.shard is not None:
         raise AgentGymError("--precision looks at all results as they come, and --shard sees a part: give one of them")
+    if asked.skip_bad and ray is not None:
+        raise AgentGymError("--skip-bad is of this process alone, and --ray reads the rows elsewhere too: give one of them")
     price = prices_of(prices)
     folder = out or asked.folder
     suite = suites().get(asked.env)
@@ -74,12 +77,14 @@ def run(asked: Asked, out: Path | None, prices: str | None) -> None:
         asked = replace(asked, turn_tokens=4096 if is_address(asked.policy) else Limits().turn_tokens)
     rows: AbstractContextManager[Mapping[str, None]] = skipping_bad() if asked.skip_bad else nullcontext({})
     with rows as skipped:
-        _run(asked, named, folder, price, skipped)
+        _run(asked, named, folder, price, skipped, ray)
     for reason in list(skipped)[:3]:
         console.print(f"[yellow]left out:[/yellow] {quoted(reason)}", highlight=False)
 
 
-def _run(asked: Asked, named: dict[str, Any], folder: Path, price: tuple[float, float] | None, skipped: Mapping[str, None]) -> None:
+def _run(
+    asked: Asked, named: dict[str, Any], folder: Path, price: tuple[float, float] | None, skipped: Mapping[str, None], ray: str | None
+) -> None:
     make_env = partial(make, asked.env, **({"data": str(asked.data)} if asked.data else {}), **asked.arguments)
     with closing(make_env()) as sample:
         split = asked.split or sample.splits[-1]
@@ -92,7 +97,7 @@ def _run(asked: Asked, named: dict[str, Any], folder: Path, price: tuple[float, 
     given = {**asdict(asked), "data": str(asked.data) if asked.data else None, "split": split}
     found = {"data_sha256": version, "bad_rows": len(skipped), "episodes": len(chosen) * asked.k, "best": best}
     store = _open_or_create(folder, {"kind": "evaluation", **named, **given, **found})
-    with Progress(console=console, transient=True) as bar:
+    with hosted(make_env, ray) as playing, Progress(console=console, transient=True) as bar:
         line = bar.add_task("playing", total=len(chosen) * asked.k)
 
         def done(episodes: list[Episode]) -> None:
@@ -100,7 +105,7 @@ def _run(asked: Asked, named: dict[str, Any], folder: Path, price: tuple[float, 
 
         _, episodes = asyncio.run(
             evaluate(
-                make_env,
+                playing,
                 actor,
                 chosen,
                 chat=chat,

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from agentgym.chat import Chat
 from agentgym.cli import console
+from agentgym.cli.hosting import hosted
 from agentgym.cli.policies import find_policy
 from agentgym.cli.reporting import write
 from agentgym.env import AgentEnv
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from agentgym.trainers.training import Training
 
 
-def run(path: Path, out: Path, resume: bool) -> None:
+def run(path: Path, out: Path, resume: bool, ray: str | None = None) -> None:
     from agentgym.trainers.processes import Together
     from agentgym.trainers.recipe import read_recipe
     from agentgym.trainers.trackers import TensorBoard, Trackers
@@ -38,7 +39,11 @@ def run(path: Path, out: Path, resume: bool) -> None:
         learner: Any = recipe.learner.build(policy_of(recipe, partial(make, recipe.env.id))[0].model, recipe.learning_rate)
         learner.follow()
         return
-    config = {"kind": "training", **recipe.model_dump(by_alias=True, exclude={"trackers"})}  # who looks on changes no run
+    if ray is not None:
+        from agentgym.envs.on_ray import connect
+
+        connect(ray, **recipe.workers.model_dump())  # a cluster that is too small is refused before anything is written
+    config = {"kind": "training", **recipe.model_dump(by_alias=True)}
     if resume:
         store = RunStore.open(out)
         if store.config != config:
@@ -48,7 +53,8 @@ def run(path: Path, out: Path, resume: bool) -> None:
         store = RunStore.create(out, config)
     trackers = Trackers([TensorBoard(out), *(tracker.build(folder=out) for tracker in recipe.trackers)])
     training = build(recipe)
-    with closing(trackers), closing(store), progress() as bar:
+    hosts = hosted(training.make_env, ray, **recipe.workers.model_dump())
+    with closing(trackers), closing(store), hosts as training.make_env, progress() as bar:
         train_with_progress(training, recipe.steps, store, bar, checkpoint_every=recipe.checkpoint_every, heard=trackers.log)
     if isinstance(training.learner, Together):
         training.learner.release()

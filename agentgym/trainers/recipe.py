@@ -115,6 +115,14 @@ class LearnerOf(BaseModel):
         return Together(learner) if accelerator.num_processes > 1 else learner
 
 
+class WorkersOf(BaseModel):
+    """What ``--ray`` asks of a cluster: so many actors that hold environments, of so many CPUs each."""
+
+    model_config = ConfigDict(extra="forbid")
+    number: int | None = Field(default=None, ge=1)  # None: as many as have room
+    cpus: float = Field(default=1.0, gt=0)
+
+
 class Recipe(BaseModel):
     """What ``agentgym train`` reads. Every field but ``env`` and ``steps`` has a default that trains the tiny policy."""
 
@@ -132,10 +140,11 @@ class Recipe(BaseModel):
     packing: Plugin = _plugin("agentgym.trainers.packing:ByTree", max_tokens=4096)
     models: dict[str, str | Plugin] = {}  # teachers and other models beside the policy's own: a policy, or a class
     hook: Plugin | None = None
-    trackers: list[Plugin] = []  # beside TensorBoard; each is made with the run's folder
+    trackers: list[Plugin] = Field(default=[], exclude=True)  # beside TensorBoard; who looks on changes no run
     divisor: str | Plugin = "agentgym.trainers.divisors:token_mean"  # a function, or what makes one
     limits: LimitsOf = LimitsOf()
     learner: LearnerOf = LearnerOf()
+    workers: WorkersOf = Field(default=WorkersOf(), exclude=True)  # no part of what is trained: a run may go on with others
     learning_rate: float = Field(default=4e-4, gt=0)
     batch: int = Field(default=8, ge=1)
     updates: int = Field(default=2, ge=1)
