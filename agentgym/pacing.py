@@ -1,0 +1,96 @@
+"""How thousands of episodes share one process: threads for those that wait, and clocks that stand still."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextvars import Context
+from queue import SimpleQueue
+from typing import TypeVar, cast
+
+Result = TypeVar("Result")
+Orders = SimpleQueue[Callable[[], None] | None]  # of one thread; None ends it
+
+
+class Threads:
+    """Daemon threads for calls from one event loop: as many as there are calls at once.
+
+    If a call hangs, neither others nor the end of the process wait for it: once it is cancelled, as by a deadline, its
+    thread is missing here until it is done.
+    """
+
+    def __init__(self) -> None:
+        self._idle: list[Orders] = []
+        self._closed = False
+
+    async def call(self, function: Callable[[], Result]) -> Result:
+        """What ``function`` returns or raises, called in a thread and in an empty context."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[tuple[Result | None, BaseException | None]] = loop.create_future()
+        orders = self._idle.pop() if self._idle else _new_thread()
+
+        def work() -> None:
+            try:
+                settled: tuple[Result | None, BaseException | None] = Context().run(function), None
+            except BaseException as error:
+                settled = None, error
+            try:
+                loop.call_soon_threadsafe(settle, settled)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                orders.put(None)
+
+        def settle(settled: tuple[Result | None, BaseException | None]) -> None:
+            if self._closed:
+                orders.put(None)
+            else:
+                self._idle.append(orders)
+            if not done.done():
+                done.set_result(settled)
+
+        orders.put(work)
+        result, error = await done
+        if error is not None:
+            raise error
+        return cast(Result, result)
+
+    def close(self) -> None:
+        """End the threads: the idle ones now, each other when it is done."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().put(None)
+
+
+def _new_thread() -> Orders:
+    orders: Orders = SimpleQueue()
+
+    def obey() -> None:
+        while (work := orders.get()) is not None:
+            work()
+
+    threading.Thread(target=obey, daemon=True).start()
+    return orders
+
+
+class Clock:
+    """The seconds of an episode, ``spent`` of them before; ``deadline`` lets it have ``most``. While it waits for a thread, none pass."""
+
+    def __init__(self, spent: float = 0.0, most: float | None = None) -> None:
+        self._now = asyncio.get_running_loop().time
+        self._start = self._now() - spent
+        self._most = most
+        self.deadline = asyncio.timeout_at(None if most is None else self._start + most)
+
+    @property
+    def seconds(self) -> float:
+        return self._now() - self._start
+
+    async def wait_for(self, free: asyncio.Semaphore) -> None:
+        """Acquire ``free`` while the clock stands still."""
+        stopped = self._now()
+        if self._most is not None:
+            self.deadline.reschedule(None)
+        await free.acquire()
+        self._start += self._now() - stopped
+        if self._most is not None:
+            self.deadline.reschedule(self._start + self._most)
