@@ -6,8 +6,8 @@ The environment is a `FunctionEnv`; in a second run it is ``blocking`` and its f
 answers after a latency drawn by seed, with a thought and a tool call that are tokens with log-probabilities. Each run has its own process.
 
 Memory is the most that the process holds beyond what it held before, over the turns of the forest: all turns are kept, with environments,
-tasks and threads. A tick falls due each 5 ms; its lag is how late the event loop comes to it, and ticks that fall due while the loop is held
-up count as well. On a busy machine that is the lag of the machine too; the CPU time that the process spends from tick to tick is its own.
+tasks and threads. A tick falls due each 5 ms; its lag is how late the event loop comes to it, and ticks that fall due in a stall of the
+loop count as well. On a busy machine that is the lag of the machine too; the CPU time that the process spends from tick to tick is its own.
 """
 
 from __future__ import annotations
@@ -164,8 +164,8 @@ def figures(name: str, played: Played) -> list[Figure]:
     def figure(what: str, unit: str, value: float, target: float | None = None) -> Figure:
         return Figure(f"{name}: {what}", unit, value, value, target)
 
-    late = np.percentile(played.lags, (50, 99, 100)) * 1e3
-    own = np.percentile(played.own_lags, (99, 100)) * 1e3
+    late = (np.percentile(played.lags, (50, 99, 100)) * 1e3).tolist()
+    own = (np.percentile(played.own_lags, (99, 100)) * 1e3).tolist()
     return [
         figure("episodes that wait for the policy at once", "", played.most_asked),
         figure("tokens kept", "a turn", played.tokens / played.turns),
@@ -176,7 +176,7 @@ def figures(name: str, played: Played) -> list[Figure]:
         figure("CPU time from tick to tick, p99", "ms", own[0]),
         figure("CPU time from tick to tick, most", "ms", own[1]),
         figure("lag with nothing to do, p99", "ms", float(np.percentile(played.idle_lags, 99)) * 1e3),
-        figure("turns", "turns/s", played.turns / played.seconds),
+        figure("turns, as fast as the policy answers", "turns/s", played.turns / played.seconds),
         figure("CPU", "us/turn", played.cpu / played.turns * 1e6),
         figure("threads, most", "", played.threads),
     ]

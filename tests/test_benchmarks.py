@@ -91,3 +91,12 @@ def test_the_benchmark_of_stopping_holds_the_truth_more_often_than_not():
     rows = quick("stopping")
     assert all(row["coverage"] > 0.5 and 64 <= row["tasks"] <= 1000 for row in rows)
     assert len(rows) == 10
+
+
+def test_the_benchmark_of_concurrency_measures_both_kinds_of_environment():
+    figures = {figure["name"]: figure for figure in quick("concurrency")["figures"]}
+    for kind in ("on the loop", "blocking"):
+        assert figures[f"{kind}: episodes that wait for the policy at once"]["best"] > 1
+        assert figures[f"{kind}: memory"]["target"] == 10.0
+        assert figures[f"{kind}: event-loop lag, p99"]["target"] == 50.0
+    assert figures["on the loop: threads, most"]["best"] == 1 < figures["blocking: threads, most"]["best"]

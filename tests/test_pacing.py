@@ -68,14 +68,15 @@ def test_a_thread_is_used_again_and_nothing_of_a_call_is_left_in_it():
 def test_a_thread_ends_when_it_is_closed_whether_idle_or_late_and_when_the_loop_is_gone():
     before, let_go = set(threading.enumerate()), threading.Event()
 
-    async def main(close):
+    async def main(stays):
         threads = Threads()
-        await threads.call(int)
+        await asyncio.gather(threads.call(int), threads.call(int))  # one of two is idle later
         late = asyncio.create_task(threads.call(let_go.wait))
         await asyncio.sleep(0.01)
-        if close:
+        if stays:
             late.cancel()
-            threads.close()
+        threads.close()
+        if stays:
             let_go.set()
             await asyncio.sleep(0.05)
 
@@ -83,6 +84,10 @@ def test_a_thread_ends_when_it_is_closed_whether_idle_or_late_and_when_the_loop_
     let_go.clear()
     asyncio.run(main(False))
     let_go.set()
+    all_end(before)
+
+
+def all_end(before):
     for thread in set(threading.enumerate()) - before:
         thread.join(timeout=10)
         assert not thread.is_alive()
@@ -115,10 +120,11 @@ def test_there_are_never_more_threads_than_allowed(monkeypatch):
             time.sleep(0.005)
             return super().act(action)
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     forest = play(tasks(40), Counted)
+    all_end(before)
     assert [total_reward(tree.leaves()[0]) for tree in forest] == [1.0] * 40
-    assert max(seen) - before == 3
+    assert max(seen) - len(before) == 3
 
 
 def test_calls_that_hang_are_given_up_and_the_time_of_those_behind_them_does_not_pass(monkeypatch):
