@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
-import time
+import gc
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from agentgym.chat import Chat
 from agentgym.clock import Clock
@@ -18,6 +16,7 @@ from agentgym.env import AgentEnv, Info
 from agentgym.errors import AgentGymError, JudgeError
 from agentgym.expand import Close, Command, Event, Expander, Extend, Idle, LeafDone, Started, Stop, TurnDone
 from agentgym.outcome import Outcome
+from agentgym.pacing import Stopwatch, Threads, Turnstile
 from agentgym.policy import Actor, Generation, Prompt, Sampling
 from agentgym.seeds import Lineage
 from agentgym.task import Task
@@ -25,6 +24,9 @@ from agentgym.turn import End, Turn, TurnTree, begun, path
 
 Result = TypeVar("Result")
 FAULTS = (Exception, SystemExit)  # what a tool may raise without ending the other episodes
+MOST_THREADS = 256  # that work for blocking environments at once
+MOST_IN_A_ROUND = 256  # turns that step between two looks of the event loop at all else
+FREEZE_AFTER = 512  # turns
 LEAST_ROOM = 16  # tokens: with less left for an action, the episode's budget is spent
 
 
@@ -52,7 +54,7 @@ Committed = Callable[[TurnTree, Turn], None]
 class Rollout:
     """Grows one forest. ``lineage`` names the run's sub-stream: equal lineages, weights and plans give equal forests.
 
-    An environment whose ``blocking`` is true works in a thread; the others work on the event loop, in a fixed order.
+    An environment whose ``blocking`` is true works in one of a few threads; the others work on the event loop, in a fixed order.
     ``committed`` is called with each turn, in commit order. ``clock`` hears when generations and environments are under way.
     """
 
@@ -86,6 +88,9 @@ class Rollout:
         self._wake = asyncio.Event()  # nothing is running, or something failed
         self._error: BaseException | None = None
         self._slots = asyncio.Semaphore(self.limits.width)
+        self._turns = 0
+        self._turnstile = Turnstile(MOST_IN_A_ROUND)
+        self._threads, self._free_threads = Threads(), asyncio.Semaphore(MOST_THREADS)
 
     async def run(self, starts: Sequence[Start]) -> list[TurnTree]:
         """Play until the expander has no more commands. Returns one tree for each start, in order."""
@@ -110,6 +115,8 @@ class Rollout:
             for task in self._running:
                 task.cancel()
             self._release_all()
+            if self._turns >= FREEZE_AFTER:
+                gc.unfreeze()
         return trees
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -125,20 +132,22 @@ class Rollout:
             self._wake.set()
 
     async def _rest(self) -> None:
-        """Until nothing is running."""
-        while self._running:
+        """Until nothing is running, or something failed, which it raises."""
+        while self._running and self._error is None:
             self._wake.clear()
             await self._wake.wait()
-            if self._error is not None:
-                raise self._error
+        if self._error is not None:
+            raise self._error
 
     async def _start(self, tree: TurnTree, lineage: Lineage) -> None:
         root = Turn(0, None, "env", (lineage / "sample").seed())
         async with self._slots:
             try:
-                async with _deadline(self.limits.seconds):
+                watch = Stopwatch(0.0, self.limits.seconds)
+                async with watch.deadline:
+                    await self._turnstile.pass_one()
                     env = self._new_env()
-                    _, info = await self._call(env, partial(self._reset, env, root, tree.task, lineage / "env"))
+                    _, info = await self._call(env, partial(self._reset, env, root, tree.task, lineage / "env"), watch)
                 root.replies, tree.tools = info["messages"], info["tools"]
                 root.ids = self.chat.open(root.replies, tree.tools) if self.chat else []
                 root.sampled = [False] * len(root.ids)
@@ -151,8 +160,7 @@ class Rollout:
             except FAULTS as error:
                 _fail(root, error)
         self.forest.append(tree)
-        tree.add(root)
-        self.committed(tree, root)
+        self._add(tree, root)
         if root.end is None:
             self._plan(Started(tree))
         else:
@@ -192,23 +200,24 @@ class Rollout:
         tree, parent = command.tree, command.turn
         turn = Turn(-1, parent, command.actor, Lineage.of(parent.seed, "branch", branch).seed(), executed=command.execute)
         async with self._slots:
-            started = time.perf_counter()
+            watch = Stopwatch(parent.seconds, self.limits.seconds)
             env: AgentEnv | None = None
             try:
-                left = None if self.limits.seconds is None else self.limits.seconds - parent.seconds
-                async with _deadline(left):
-                    self._write(turn, await self._generate(command, turn))
+                async with watch.deadline:
+                    generation = await self._generate(command, turn)
+                    await self._turnstile.pass_one()
+                    self._write(turn, generation)
                     turn.action_tokens = len(turn.ids)
                     if command.segment and command.execute and self._may_go_on(turn):
                         turn.partial, turn.executed = True, False
                     if turn.executed:
-                        env = await self._env_at(parent)
-                        await self._call(env, partial(self._step, env, turn))
+                        env = await self._env_at(parent, watch)
+                        await self._call(env, partial(self._step, env, turn), watch)
                 restarts = not self._bridge(turn)
             except FAULTS as error:
                 _fail(turn, error)
                 env, restarts = None, False  # whatever state it is in, nothing continues from there
-            turn.seconds = parent.seconds + time.perf_counter() - started
+            turn.seconds = watch.seconds
         await self._commit(tree, turn, env, restarts)
 
     async def _generate(self, command: Extend, turn: Turn) -> Generation:
@@ -273,8 +282,7 @@ class Rollout:
         return delta is not None
 
     async def _commit(self, tree: TurnTree, turn: Turn, env: AgentEnv | None, restarts: bool) -> None:
-        tree.add(turn)
-        self.committed(tree, turn)
+        self._add(tree, turn)
         if env is not None:
             self._live[turn] = env
         if restarts:
@@ -288,6 +296,13 @@ class Rollout:
         else:
             self._plan(TurnDone(tree, turn))
 
+    def _add(self, tree: TurnTree, turn: Turn) -> None:
+        tree.add(turn)
+        self._turns += 1
+        if self._turns % FREEZE_AFTER == 0:
+            gc.freeze()  # until the end of ``run``: else each full collection walks through the tokens of all turns
+        self.committed(tree, turn)
+
     def _restart(self, tree: TurnTree, turn: Turn) -> Turn:
         """The template rewrites history: the next context is a new one, below the turn that it rewrites."""
         assert self.chat is not None
@@ -298,9 +313,8 @@ class Rollout:
             _fail(fresh, error)
         fresh.sampled = [False] * len(fresh.ids)
         fresh.seconds = turn.seconds
-        tree.add(fresh)
         self._live[fresh] = self._live.pop(turn)
-        self.committed(tree, fresh)
+        self._add(tree, fresh)
         return fresh
 
     async def _end(self, tree: TurnTree, turn: Turn) -> None:
@@ -323,9 +337,10 @@ class Rollout:
 
     async def _stop(self, tree: TurnTree, turn: Turn, end: End) -> None:
         """End an unfinished episode from outside, with its score as it stands."""
+        watch = Stopwatch(turn.seconds)
         try:
-            env = await self._env_at(turn)
-            reward, turn.metrics = await self._call(env, partial(env.stop, end))
+            env = await self._env_at(turn, watch)
+            reward, turn.metrics = await self._call(env, partial(env.stop, end), watch)
             turn.reward = (turn.reward or 0.0) + reward
             turn.end = end
             self._idle_envs.append(env)
@@ -333,7 +348,7 @@ class Rollout:
             _fail(turn, error)
         self.committed(tree, turn)
 
-    async def _env_at(self, turn: Turn) -> AgentEnv:
+    async def _env_at(self, turn: Turn, watch: Stopwatch) -> AgentEnv:
         """An environment in the state after ``turn``: the one that is there, or another restored from its snapshot."""
         turn = turn if not turn.partial else _before_action(turn)
         env = self._live.pop(turn, None)
@@ -341,12 +356,20 @@ class Rollout:
             if turn.snapshot is None:
                 raise AgentGymError(f"{turn!r} has no snapshot to fork from: its expander needs forks = True")
             env = self._new_env()
-            await self._call(env, partial(env.restore, turn.snapshot))
+            await self._call(env, partial(env.restore, turn.snapshot), watch)
         return env
 
-    async def _call(self, env: AgentEnv, function: Callable[[], Result]) -> Result:
-        with self.clock.during("environment", alone=not env.blocking):
-            return await _in_thread(function) if env.blocking else function()
+    async def _call(self, env: AgentEnv, function: Callable[[], Result], watch: Stopwatch) -> Result:
+        """In a thread where the environment waits for something. The turn's time does not pass until a thread is free."""
+        if not env.blocking:
+            with self.clock.during("environment", alone=True):
+                return function()
+        await watch.wait_for(self._free_threads)
+        try:
+            with self.clock.during("environment"):
+                return await self._threads.call(function)
+        finally:
+            self._free_threads.release()
 
     def _new_env(self) -> AgentEnv:
         if self._idle_envs:
@@ -364,6 +387,7 @@ class Rollout:
         for env in self._idle_envs:
             env.close()
         self._idle_envs.clear()
+        self._threads.close()
 
 
 def _before_action(turn: Turn) -> Turn:
@@ -378,35 +402,6 @@ def _before_action(turn: Turn) -> Turn:
 def _whole_action(turn: Turn) -> list[int]:
     assert turn.parent is not None
     return [token for segment in (*begun(turn.parent), turn) for token in segment.ids]
-
-
-def _deadline(seconds: float | None) -> contextlib.AbstractAsyncContextManager[Any]:
-    """Raises ``TimeoutError`` inside its block after so long."""
-    return contextlib.nullcontext() if seconds is None else asyncio.timeout(seconds)
-
-
-async def _in_thread(function: Callable[[], Result]) -> Result:
-    """In a daemon thread of its own: if it hangs, neither other episodes nor the end of the process wait for it."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[tuple[Result | None, BaseException | None]] = loop.create_future()
-
-    def work() -> None:
-        try:
-            settled: tuple[Result | None, BaseException | None] = function(), None
-        except BaseException as error:
-            settled = None, error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, settled)
-
-    def settle(settled: tuple[Result | None, BaseException | None]) -> None:
-        if not done.done():
-            done.set_result(settled)
-
-    threading.Thread(target=work, daemon=True).start()
-    result, error = await done
-    if error is not None:
-        raise error
-    return cast(Result, result)
 
 
 def _fail(turn: Turn, error: BaseException) -> None:

@@ -97,3 +97,12 @@ def test_the_benchmark_of_asynchrony_is_faster_ahead_whatever_is_the_slowest():
     rows = quick("asynchrony")
     assert len(rows) == 2
     assert all(row["ratio"] > 1 for row in rows)
+
+
+def test_the_benchmark_of_concurrency_measures_both_kinds_of_environment():
+    figures = {figure["name"]: figure for figure in quick("concurrency")["figures"]}
+    for kind in ("on the loop", "blocking"):
+        assert figures[f"{kind}: episodes that wait for the policy at once"]["best"] > 1
+        assert figures[f"{kind}: memory"]["target"] == 10.0
+        assert figures[f"{kind}: event-loop lag, p99"]["target"] == 50.0
+    assert figures["on the loop: threads, most"]["best"] == 1 < figures["blocking: threads, most"]["best"]
