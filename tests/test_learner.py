@@ -170,7 +170,7 @@ def test_cloning_learns_its_demonstrations() -> None:
 
 def test_metrics_are_plain_numbers() -> None:
     found: dict[str, Any] = _steps(TorchLearner(random_model("Llama"), 1e-3), range(1))[0]
-    assert set(found) == {"loss", "clip_fraction", "kl", "gradient_norm", "learning_rate"}
+    assert set(found) == {"loss", "sampler_gap", "clip_fraction", "kl", "gradient_norm", "learning_rate"}
     assert all(type(value) is float for value in found.values())
 
 

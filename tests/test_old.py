@@ -87,7 +87,7 @@ def a_forest(model: Any, versions: list[tuple[int, int]]) -> TurnTree:
     root = add_turn(tree, None, [5, 6])
     turn = add_turn(tree, root, [7, 8, 9, 10], 3, end="done", reward=1.0)
     turn.versions = versions
-    turn.logprobs = PackScorer(model).logprobs(pack([tree], 99)[0])[2:5].tolist()
+    turn.logprobs = PackScorer(copy.deepcopy(model)).logprobs(pack([tree], 99)[0])[2:5].tolist()
     return tree
 
 

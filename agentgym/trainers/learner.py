@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from agentgym.errors import AgentGymError, MissingExtra
-from agentgym.pack import Packed
+from agentgym.pack import Bools, Packed
 from agentgym.trainers.attention import by_lines, keep_layer_inputs
 from agentgym.trainers.seams import Metrics, Objective, State
 
@@ -154,9 +154,10 @@ class TorchLearner:
         wanted = weight != 0
         if "paths" in objective.needs:
             wanted = wanted | packed.sampled
-        loss, metrics = objective(self._heads(packed, wanted), packed)
+        heads = self._heads(packed, wanted)
+        loss, metrics = objective(heads, packed)
         self.accelerator.backward(factor * loss)
-        return {"loss": float(loss.detach()), **metrics}
+        return {"loss": float(loss.detach()), **_sampler_gap(heads, packed, (weight != 0) & packed.sampled), **metrics}
 
     def accumulate_all(self, packs: Sequence[Packed], objective: Objective) -> list[Metrics]:
         return [self.accumulate(packed, objective) for packed in packs]
@@ -248,6 +249,14 @@ class Frozen(PackScorer):
     def __init__(self, model: Any) -> None:
         shared = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
         super().__init__(copy.deepcopy(model, shared))
+
+
+def _sampler_gap(heads: PackedHeads, packed: Packed, drawn: Bools) -> Metrics:
+    """The mean absolute difference to the sampler's log-probabilities, in nats: on-policy, before a second update, that of two engines."""
+    if not drawn.any():
+        return {}
+    gap = heads.logprobs.detach().double().cpu().numpy() - packed.logprobs
+    return {"sampler_gap": float(np.abs(gap[drawn]).mean())}
 
 
 def widen(model: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from agentgym.errors import AgentGymError
 from agentgym.pack import Bools, Floats
 from agentgym.trainers.credit.logprobs import scored
 from agentgym.trainers.credit.streams import Around, written
-from agentgym.trainers.learner import PackScorer
+from agentgym.trainers.learner import Frozen
 from agentgym.trainers.objectives.masked import kept
 from agentgym.trainers.seams import Credit, State
 from agentgym.turn import Turn, TurnTree
@@ -43,18 +42,18 @@ class Snapshots(Around):
     async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None:
         await self.credit.assign(trees, models)
         learner = models["learner"]
-        self.held[learner.version] = {name: weight.clone() for name, weight in learner.model.state_dict().items()}
+        self.held[learner.version] = {name: weight.clone() for name, weight in learner.weights().items()}
         for version in list(self.held)[: -self.keep]:
             del self.held[version]
         turns = [turn for tree in trees for turn in tree.turns]
         for turn in turns:
             turn.streams["old"] = _sampler(turn)
-        scorer, missing = PackScorer(copy.deepcopy(learner.model)), 0
+        scorer, missing = Frozen(learner.model), 0
         for version in {version for turn in turns for version, _ in turn.versions}:
             if version not in self.held:
                 missing += sum(int(_drawn_by(turn, version).sum()) for turn in turns)
                 continue
-            scorer.model.load_state_dict(self.held[version])
+            scorer.model.load_state_dict(self.held[version], strict=False)
             for turn, found in scored(trees, scorer, self.max_tokens):
                 turn.streams["old"] = np.where(_drawn_by(turn, version), found, turn.streams["old"])
         self._metrics = {"old_missing": missing / max(1, sum(sum(turn.sampled) for turn in turns))}
@@ -94,15 +93,15 @@ class Averaged(Around):
     async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None:
         await self.credit.assign(trees, models)
         learner = models["learner"]
-        self.follow(learner.model.state_dict())
-        scorer = PackScorer(copy.deepcopy(learner.model))
-        scorer.model.load_state_dict(self.average)
+        self.follow(learner.weights())
+        scorer = Frozen(learner.model)
+        scorer.model.load_state_dict(self.average, strict=False)
         found = dict(scored(trees, scorer, self.max_tokens))
         now = dict(scored(trees, learner, self.max_tokens))
         share = _share([(turn, old, now[turn]) for turn, old in found.items()], self.bounds)
         if share < self.least:
             self.average, self.weight = {}, 0.0
-            self.follow(learner.model.state_dict())
+            self.follow(learner.weights())
             self.resets += 1
         for turn in (turn for tree in trees for turn in tree.turns):
             turn.streams["old"] = (now if share < self.least else found).get(turn, np.zeros(len(turn.ids)))
