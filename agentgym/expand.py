@@ -85,7 +85,9 @@ class Expander(Protocol):
 
 
 class Memoryless:
-    """For expanders that keep nothing from one rollout to the next."""
+    """For expanders that keep nothing from one rollout to the next. ``apart``: so several rollouts may be planned at once."""
+
+    apart = True
 
     def state_dict(self) -> dict[str, Any]:
         return {}

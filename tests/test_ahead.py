@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from resumable_run import Letters
 
+from agentgym.clock import Clock
 from agentgym.errors import AgentGymError
 from agentgym.expand import Close, Groups
 from agentgym.outcome import Outcome
@@ -25,11 +28,15 @@ from agentgym.rollout import Limits
 from agentgym.store import RunStore
 from agentgym.task import Task
 from agentgym.trainers.credit.grpo import GRPO
+from agentgym.trainers.expanders.trace import TRACE
+from agentgym.trainers.expanders.value import TaskPosterior
 from agentgym.trainers.learner import TorchLearner
 from agentgym.trainers.loop import train
 from agentgym.trainers.objectives.clipped import ClippedSurrogate
+from agentgym.trainers.playing import PlayingAhead
 from agentgym.trainers.schedules.ahead import BoundedStaleness, oldest
 from agentgym.trainers.schedules.synchronous import Synchronous
+from agentgym.trainers.sources.pivots import Pivots
 from agentgym.trainers.sources.uniform import Uniform
 from agentgym.trainers.training import Training
 from agentgym.turn import Turn, TurnTree
@@ -222,6 +229,69 @@ def test_a_source_that_fails_ends_the_run() -> None:
         played(run, 9)
 
 
+@pytest.mark.parametrize("most", [1, 1024])
+def test_what_was_under_way_is_not_lost_by_a_second_kill(tmp_path: Path, most: int) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(step: int, metrics: Any, trees: Any) -> None:
+        raise Killed
+
+    store = RunStore.create(tmp_path / "run", {})
+    learnt = [tree for _, trees in played(a_run(BoundedStaleness(3)), 1, store) for tree in trees]
+    store.close()
+    for _ in range(2):  # resumed, and killed again before anything of it is learnt
+        store = RunStore.open(tmp_path / "run")
+        saved = torch.load(store.resume()[1] / "state.pt", weights_only=True)["playing"]
+        player = PlayingAhead(a_run(BoundedStaleness(3, most=most)), store, Clock(), BoundedStaleness(3, most=most))
+        player.load_state_dict(saved)
+        assert json.loads(player.state_dict()["under_way"]) == json.loads(saved["under_way"])
+    with pytest.raises(Killed):
+        asyncio.run(train(a_run(BoundedStaleness(3, most=most)), 9, store, kill, checkpoint_every=1))
+    store.close()
+    store = RunStore.open(tmp_path / "run")
+    learnt += [tree for _, trees in played(a_run(BoundedStaleness(3, most=most)), 5, store) for tree in trees]
+    numbers = sorted(map(number, learnt))
+    assert len(set(numbers)) == len(numbers) == 5 * BATCH
+    assert most > 1 or numbers == list(range(5 * BATCH))
+
+
+def test_a_task_that_json_cannot_hold_is_refused_at_the_checkpoint(tmp_path: Path) -> None:
+    class Sets(Letters):
+        def tasks(self, split: str) -> list[Task]:
+            return [Task(task.id, task.prompt, task.answer, data={"of": {1, 2}}) for task in super().tasks(split)]
+
+    run = a_run(BoundedStaleness(1))
+    run.make_env, run.source = Sets, Uniform(Sets().tasks("train"))
+    with pytest.raises(AgentGymError, match="holds what JSON cannot"):
+        played(run, 2, RunStore.create(tmp_path / "run", {}))
+
+
+def test_an_error_while_the_learner_learns_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = a_run(BoundedStaleness(1))
+    player = PlayingAhead(run, None, Clock(), run.schedule)
+    player._error = AgentGymError("a rollout failed")
+    with pytest.raises(AgentGymError, match="a rollout failed"):
+        asyncio.run(player.forest(0))
+
+
+class Waits:
+    async def begin(self, run: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"expander": TRACE(4, predictor=TaskPosterior())}, "TRACE plans their trees together"),
+        ({"source": Pivots.__new__(Pivots)}, "Pivots waits for whole passes"),
+        ({"hook": Waits()}, "plays on while Waits tries weights"),
+    ],
+)
+def test_what_trees_share_is_refused(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(AgentGymError, match=reason):
+        replace(a_run(BoundedStaleness(1)), **change)
+
+
 @pytest.mark.parametrize("wrong", [{"staleness": -1}, {"staleness": 1, "unit": 0}, {"staleness": 1, "most": 0}])
 def test_wrong_numbers_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(AgentGymError, match="at least"):
@@ -229,8 +299,15 @@ def test_wrong_numbers_are_refused(wrong: dict[str, int]) -> None:
 
 
 def test_a_rollout_that_never_has_room_is_refused() -> None:
-    with pytest.raises(AgentGymError, match="room for 2 starts, but a rollout plays 3"):
+    with pytest.raises(AgentGymError, match="room for 2 starts where 0 of a batch of 2 wait, but a rollout plays 3"):
         played(a_run(BoundedStaleness(0, unit=3)), 1)
+
+
+def test_a_unit_that_leaves_a_batch_unfilled_for_ever_is_refused() -> None:
+    run = a_run(BoundedStaleness(0, unit=3))
+    run.batch = 4
+    with pytest.raises(AgentGymError, match="room for 1 starts where 3 of a batch of 4 wait"):
+        played(run, 1)
 
 
 def test_shared_weights_cannot_be_played_ahead() -> None:

@@ -17,7 +17,7 @@ from agentgym.cli.chaos import faults_in
 from agentgym.envs.faulty import faulty
 from agentgym.errors import AgentGymError, InfrastructureError
 from agentgym.outcome import Outcome
-from agentgym.store import RunStore
+from agentgym.store import RunStore, turn_record
 from agentgym.task import Task
 from agentgym.turn import Turn, TurnTree
 
@@ -54,12 +54,22 @@ def a_record(place: Path) -> tuple[RunStore, TurnTree]:
         tree.add(turn)
         store.turn(tree, turn)
     store.append("turns", {"tree": tree.id, "advantages": [0.0, 1.0]})
+    store.append("steps", {"step": 1, "trees": [tree.id], "learnt": [tree.id]}, {"step": 2, "trees": [], "learnt": [tree.id]})
     store.append("metrics", {"step": 1}, {"step": 2})
     return store, tree
 
 
-def learnt_again(store: RunStore, tree: TurnTree) -> None:
-    store.append("turns", {"tree": tree.id, "advantages": [0.0, 1.0]})
+def counted_again(store: RunStore, tree: TurnTree) -> None:
+    store.append("steps", {"step": 2, "trees": [tree.id], "learnt": []})
+
+
+def a_tree_that_is_gone(store: RunStore, tree: TurnTree) -> None:
+    store.append("steps", {"step": 2, "trees": ["0/train/1/t/0"], "learnt": []})
+
+
+def begun_anew_and_broken_off(store: RunStore, tree: TurnTree) -> None:
+    store.turn(tree, tree.root)
+    store.append("turns", {"tree": tree.id, **turn_record(tree.turns[1]), "turn": 2})
 
 
 def a_step_again(store: RunStore, tree: TurnTree) -> None:
@@ -74,7 +84,9 @@ def a_fault_that_counts(store: RunStore, tree: TurnTree) -> None:
 @pytest.mark.parametrize(
     ("spoil", "what"),
     [
-        (learnt_again, "trees learnt twice"),
+        (counted_again, "trees counted in two steps"),
+        (a_tree_that_is_gone, "turns lost from the record"),
+        (begun_anew_and_broken_off, "turns lost from the record"),
         (a_step_again, "steps that are missing or doubled"),
         (a_fault_that_counts, "faults with a reward"),
     ],

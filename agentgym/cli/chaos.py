@@ -48,6 +48,8 @@ def run(path: Path, out: Path, disturbance: Disturbance, python: str) -> bool:
     from agentgym.trainers.recipe import read_recipe
 
     recipe = read_recipe(path)
+    if recipe.steps < 2:
+        raise AgentGymError("a training of one step ends before anything can be killed: give the recipe more steps")
     if disturbance.servers and recipe.actor is None:
         raise AgentGymError("--server-kills needs a recipe with an actor on servers: see docs/serving.md")
     rng = Lineage.of(disturbance.seed, "chaos").rng()
@@ -63,7 +65,7 @@ def run(path: Path, out: Path, disturbance: Disturbance, python: str) -> bool:
 
 def _disturbed(recipe: Recipe, failures: float, urls: list[str]) -> dict[str, Any]:
     fields = recipe.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-    arguments = {"of": recipe.env.id, "rate": failures, **recipe.env.arguments}
+    arguments = {**recipe.env.arguments, "of": recipe.env.id, "rate": failures}
     fields["env"] = {"id": "agentgym.envs.faulty:faulty", "split": recipe.env.split, "arguments": arguments}
     if urls:
         fields["actor"]["urls"] = urls
@@ -96,6 +98,8 @@ def _play(recipe: Path, folder: Path, steps: int, kills: list[tuple[int, str]], 
             if kills and _step(folder) >= kills[0][0]:
                 _, who = kills.pop(0)
                 time.sleep(rng.random())  # into the step that comes
+                if trainer.poll() is not None:
+                    continue
                 console.print(f"after step {_step(folder)} of {steps}: the {who} is killed")
                 if who == "server":
                     _restart(rng.choice(servers))
@@ -103,6 +107,7 @@ def _play(recipe: Path, folder: Path, steps: int, kills: list[tuple[int, str]], 
                     trainer.kill()
                     trainer.wait()
                     trainer = _train(recipe, folder, resume=True)
+                    _await_resumption(trainer, folder)
             time.sleep(GLANCE)
     finally:
         trainer.kill()
@@ -116,6 +121,13 @@ def _train(recipe: Path, folder: Path, *, resume: bool) -> subprocess.Popen[byte
     command = [sys.executable, "-c", COMMAND, "train", str(recipe), "--out", str(folder), *(["--resume"] if resume else [])]
     with folder.with_name("trainer.log").open("ab") as log:
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "COLUMNS": "200"})
+
+
+def _await_resumption(trainer: subprocess.Popen[bytes], folder: Path) -> None:
+    """Until it has written to its logs: before, they are those of the process that was killed."""
+    before = [(path, path.stat().st_mtime_ns) for path in folder.glob("turns.jsonl")]
+    while trainer.poll() is None and all(path.stat().st_mtime_ns == modified for path, modified in before):
+        time.sleep(GLANCE)
 
 
 def _restart(server: VllmServer) -> None:
@@ -134,15 +146,27 @@ def _said(folder: Path) -> str:
 
 def faults_in(store: RunStore, steps: int) -> dict[str, int]:
     """What must never be in the record of a run, with how often it is."""
-    trees = store.trees()
-    leaves = [leaf for tree in trees for leaf in tree.leaves()]
-    learnt = Counter(record["tree"] for record in store.read("turns") if "advantages" in record)
+    recorded = _recorded(store)
+    played = Counter(tree for row in store.read("steps") for tree in row["trees"])
+    lost = sum(len(set(range(max(turns) + 1)) - turns) for turns in recorded.values() if turns)
+    leaves = [leaf for tree in store.trees() for leaf in tree.leaves()]
     return {
         "steps that are missing or doubled": int([row["step"] for row in store.read("metrics")] != list(range(1, steps + 1))),
-        "turns lost from the record": sum(turn.index != place for tree in trees for place, turn in enumerate(tree.turns)),
-        "trees learnt twice": sum(count > 1 for count in learnt.values()),
+        "turns lost from the record": lost + sum(not recorded.get(tree) for tree in played),
+        "trees counted in two steps": sum(count > 1 for count in played.values()),
         "faults with a reward": sum(leaf.outcome is Outcome.INFRASTRUCTURE and leaf.reward is not None for leaf in leaves),
     }
+
+
+def _recorded(store: RunStore) -> dict[str, set[int]]:
+    """The numbers of the turns that were logged of each tree, since it was last begun."""
+    found: dict[str, set[int]] = {}
+    for record in store.read("turns"):
+        if "task" in record:
+            found[record["tree"]] = set()
+        elif "turn" in record:
+            found[record["tree"]].add(record["turn"])
+    return found
 
 
 def _report(folder: Path, steps: int, disturbance: Disturbance, seconds: float) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from typing import Any, Protocol
 
 import orjson
@@ -80,7 +81,7 @@ class PlayingAhead:
     """Rollouts of a few starts each, as many at once as the schedule has room for; the first that end are learnt first.
 
     A checkpoint holds what is under way by its numbers and starts: a resumed run begins it anew, with the same seeds, and what was
-    logged of it then takes the place of what was logged before. ``aborted`` rollouts were too old to be trained on before they ended.
+    logged of it then takes the place of what was logged before. ``aborted`` starts were too old to be trained on before they ended.
     """
 
     def __init__(self, run: Training, store: RunStore | None, clock: Clock, schedule: Ahead) -> None:
@@ -93,17 +94,20 @@ class PlayingAhead:
         self._changed = asyncio.Event()
         self._error: BaseException | None = None
         self._aborted = 0
-        if (room := schedule.room(run.batch, 0, 0)) < schedule.unit:
-            name = type(schedule).__name__
-            raise AgentGymError(f"{name} has room for {room} starts, but a rollout plays {schedule.unit}: lower its unit")
+        for waiting in range(0, run.batch, schedule.unit):
+            if (room := schedule.room(run.batch, 0, waiting)) < schedule.unit:
+                raise AgentGymError(
+                    f"{type(schedule).__name__} has room for {room} starts where {waiting} of a batch of {run.batch} wait, but a rollout "
+                    f"plays {schedule.unit}: choose a unit that divides the batch, or more staleness"
+                )
 
     async def forest(self, step: int) -> list[TurnTree]:
         self._begin()
-        while _starts(self._ended) < self.run.batch:
+        while self._error is None and _starts(self._ended) < self.run.batch:
             self._changed.clear()
             await self._changed.wait()
-            if self._error is not None:
-                raise self._error
+        if self._error is not None:
+            raise self._error
         forest: list[TurnTree] = []
         while len(forest) < self.run.batch:
             begun = next(iter(self._ended))
@@ -114,7 +118,7 @@ class PlayingAhead:
     async def pushed(self) -> None:
         self._learning = []
         late = [task for task, begun in self._running.items() if any(map(self.schedule.is_stale, begun.rollout.forest))]
-        self._aborted += len(late)
+        self._aborted += _starts(self._running[task] for task in late)
         await self._abort(late)
         self._begin()
 
@@ -128,9 +132,14 @@ class PlayingAhead:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def state_dict(self) -> dict[str, Any]:
-        begun = [*self._ended, *self._running.values()]
-        under_way = [(one.number, [asdict(start) for start in one.starts]) for one in sorted(begun, key=lambda one: one.number)]
-        return {"number": self._number, "under_way": orjson.dumps(under_way, default=str).decode(), "aborted": self._aborted}
+        begun = [(one.number, one.starts) for one in (*self._ended, *self._running.values())]
+        under_way = [(number, [asdict(start) for start in starts]) for number, starts in sorted((*begun, *self._again), key=itemgetter(0))]
+        try:
+            kept = orjson.dumps(under_way, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY).decode()
+        except TypeError as error:
+            reason = f"a checkpoint keeps the tasks that are under way as JSON, and one holds what JSON cannot: {error}"
+            raise AgentGymError(f"{reason}. Keep plain values in Task.data and Task.answer") from error
+        return {"number": self._number, "under_way": kept, "aborted": self._aborted}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._number, self._aborted = state["number"], state["aborted"]

@@ -70,6 +70,8 @@ class Training:
                 f"{type(self.schedule).__name__} leaves the actor old weights, but {type(self.sync).__name__} keeps none: use a sync "
                 "such as agentgym.policies.sync:CopiedWeights"
             )
+        if isinstance(self.schedule, Ahead):
+            self._refuse_what_shares()
         if isinstance(self.learner, Together):
             keeping = [layer for layer in layers(self.objective) if isinstance(layer, Stateful | Paced)]
             if held := [type(plugin).__name__ for plugin in (*keeping, *([self.hook] if self.hook else []))]:
@@ -87,6 +89,19 @@ class Training:
                     f"{type(plugin).__name__} needs {' and '.join(map(repr, missing))} among the models of the training: pass "
                     "models={name: make(model) for name, make in asked(source, expander, credit).items()}, and any teachers beside them"
                 )
+
+    def _refuse_what_shares(self) -> None:
+        """Several rollouts are played at once, and go on while weights change."""
+        name = type(self.schedule).__name__
+        if not getattr(self.expander, "apart", False):
+            raise AgentGymError(
+                f"{name} plays several rollouts at once, and {type(self.expander).__name__} plans their trees together: use an expander "
+                "whose trees share nothing, such as agentgym.expand:Groups"
+            )
+        if not getattr(self.source, "apart", True):
+            raise AgentGymError(f"{name} draws on while trees are played, and {type(self.source).__name__} waits for whole passes of them")
+        if self.hook is not None:
+            raise AgentGymError(f"{name} plays on while {type(self.hook).__name__} tries weights, which would sample what is learnt")
 
     def plugins(self) -> dict[str, Any]:
         found = {"source": self.source, "expander": self.expander, "credit": self.credit, "schedule": self.schedule}

@@ -41,7 +41,7 @@ class Snapshots(Around):
 
     async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None:
         await self.credit.assign(trees, models)
-        learner = models["learner"]
+        learner = _whole(models["learner"])
         self.held[learner.version] = {name: weight.clone() for name, weight in learner.weights().items()}
         for version in list(self.held)[: -self.keep]:
             del self.held[version]
@@ -92,7 +92,7 @@ class Averaged(Around):
 
     async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None:
         await self.credit.assign(trees, models)
-        learner = models["learner"]
+        learner = _whole(models["learner"])
         self.follow(learner.weights())
         scorer = Frozen(learner.model)
         scorer.model.load_state_dict(self.average, strict=False)
@@ -118,6 +118,12 @@ class Averaged(Around):
     def load_state_dict(self, state: State) -> None:
         self.credit.load_state_dict(state["credit"])
         self.average, self.weight, self.resets = dict(state["average"]), state["weight"], state["resets"]
+
+
+def _whole(learner: Any) -> Any:
+    if not hasattr(learner, "model"):
+        raise AgentGymError("older weights are kept of a learner in one process, and this one is in several: train with one")
+    return learner
 
 
 def _share(turns: Sequence[tuple[Turn, Floats, Floats]], bounds: tuple[float, float, float]) -> float:

@@ -29,6 +29,8 @@ class LATR(InRounds):
 
     forks = True
 
+    apart = False  # it counts rollouts
+
     def __init__(
         self,
         rollouts: int = 8,

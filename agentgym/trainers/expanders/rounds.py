@@ -47,7 +47,9 @@ class Rounds:
 
 
 class InRounds:
-    """What expanders have in common that grow trees in rounds: the rounds are all that a checkpoint needs of them."""
+    """What expanders have in common that grow trees in rounds, each for itself: the rounds are all that a checkpoint needs of them."""
+
+    apart = True
 
     def __init__(self) -> None:
         self._rounds = Rounds()

@@ -17,7 +17,7 @@ class BoundedStaleness:
     up while it is played, and left out where it has ended [R]: the more are played than servers and environments can take, the more
     is given up. Weights that come in the middle of an action go on with it: each token has its version.
 
-    ``unit``: starts that one rollout plays together, for expanders that divide a budget among tasks.
+    ``unit``: starts that one rollout plays together, such as those that a source repeats.
     """
 
     def __init__(self, staleness: int, most: int = 1024, unit: int = 1) -> None:

@@ -27,6 +27,8 @@ class Pivots:
     arXiv 2603.21383.
     """
 
+    apart = False  # a pass begins when the last has been seen
+
     def __init__(self, tasks: Sequence[Task], seed: int = 0, demonstrations: int | Replay = 64, renew: float = 0.5) -> None:
         known = {task.id: task for task in tasks}
         if isinstance(demonstrations, Replay):
