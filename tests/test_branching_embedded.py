@@ -10,6 +10,7 @@ pytest.importorskip("accelerate")
 
 from forests import VOCABULARY, add_turn, random_model  # noqa: E402
 from resumable_run import play as play_letters  # noqa: E402
+from steps import one_step  # noqa: E402
 from test_rollout import Counter  # noqa: E402
 
 from agentgym import Limits, Lineage, Rollout, Start, Task  # noqa: E402
@@ -27,7 +28,6 @@ from agentgym.trainers.expanders.arpo import ARPO  # noqa: E402
 from agentgym.trainers.expanders.latr import LATR  # noqa: E402
 from agentgym.trainers.expanders.treepo import TreePO  # noqa: E402
 from agentgym.trainers.learner import TorchLearner  # noqa: E402
-from agentgym.trainers.loop import train_step  # noqa: E402
 from agentgym.trainers.objectives.aepo import KeptGradient  # noqa: E402
 from agentgym.trainers.objectives.clipped import ClippedSurrogate  # noqa: E402
 from agentgym.trainers.sources.uniform import Uniform  # noqa: E402
@@ -109,7 +109,7 @@ def test_it_plays_real_tasks_and_trains_a_step(make, credit, objective):
     policy = TransformersPolicy(model, chat, slots=64)
     run = training(policy, make(), credit(), objective(), batch=5)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    metrics, forest = asyncio.run(train_step(run, 0))
+    metrics, forest = one_step(run)
     assert (metrics["episodes"], metrics["lost"]) == (5 * 6, 0)
     assert all(tree.closed for tree in forest)
     assert metrics["groups_with_signal"] > 0
@@ -160,7 +160,7 @@ def test_cancelled_episodes_are_neither_lost_nor_counted():
     policy = TransformersPolicy(model, chat, slots=64)
     expander = LATR(rollouts=3, segment=5, lookahead=(10, 20))
     run = training(policy, expander, GRPO(), ClippedSurrogate(), batch=6)
-    metrics, forest = asyncio.run(train_step(run, 0))
+    metrics, forest = one_step(run)
     assert metrics["cancelled"] > 0
     assert (metrics["episodes"], metrics["lost"]) == (18, 0)
     assert sum(len(tree.leaves()) for tree in forest) == 18 + metrics["cancelled"]

@@ -11,6 +11,7 @@ from credits import advantage, assigned, credited, group, near
 from forests import add_turn
 from hypothesis import given
 from hypothesis import strategies as st
+from steps import one_step
 
 from agentgym.action import call
 from agentgym.errors import AgentGymError
@@ -30,7 +31,6 @@ from agentgym.trainers.credit.olr import OLR, is_refined, mode, trend
 from agentgym.trainers.credit.pow3r import POW3R, aware_weights
 from agentgym.trainers.credit.rloo import RLOO, leave_one_out
 from agentgym.trainers.credit.streams import check_streams
-from agentgym.trainers.loop import train_step
 from agentgym.trainers.schedules.synchronous import Synchronous
 from agentgym.turn import TurnTree
 
@@ -441,4 +441,4 @@ def test_the_loop_does_not_learn_from_an_advantage_on_a_token_that_nobody_sample
     given = {"make_env": None, "actor": None, "chat": None, "models": {}, "limits": Limits(), "batch": 0, "seed": 0}
     run = SimpleNamespace(schedule=Ready(), source=NoTasks(), expander=Groups(1), credit=Careless(), learner=learner, **given)
     with pytest.raises(AgentGymError, match=r"task zebra, turn 0 of tree tree: .* a token that nobody sampled"):
-        asyncio.run(train_step(run, 0))
+        one_step(run)

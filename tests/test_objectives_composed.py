@@ -51,7 +51,7 @@ from agentgym.trainers.objectives.vcpo import VCPO
 from agentgym.trainers.packing import ByPath, ByTree, ByWholeTree
 from agentgym.trainers.paths import Paths, paths
 from agentgym.trainers.recipe import Plugin, Recipe
-from agentgym.trainers.seams import Objective
+from agentgym.trainers.seams import Objective, Stateless
 from agentgym.trainers.sources.uniform import Uniform
 from agentgym.trainers.training import Training
 from agentgym.turn import TurnTree
@@ -154,9 +154,9 @@ def test_the_state_of_an_objective_is_in_the_checkpoint(tmp_path: Path) -> None:
     first = run()
     controller: Any = first.objective.objective  # type: ignore[attr-defined]
     controller.error = 2.5
-    first.save(tmp_path)
+    first.save(Stateless(), tmp_path)
     second = run()
-    second.load(tmp_path)
+    second.load(Stateless(), tmp_path)
     assert second.objective.objective.error == 2.5  # type: ignore[attr-defined]
     assert [plugin.metrics() for plugin in second.plugins().values()][-1] == {"entropy_error": 2.5}
     assert not [name for name in _training(GSPO()).plugins() if "objective" in name]

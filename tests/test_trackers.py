@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 import types
 import warnings
 from pathlib import Path
@@ -43,6 +44,9 @@ def test_a_resumed_run_takes_the_place_of_the_steps_that_it_plays_again(folder):
     pytest.importorskip("tensorboard")
     subprocess.run([sys.executable, "-c", KILLED, str(folder)], check=True)
     assert scalars(folder) == {"reward": [(n, n / 10) for n in range(1, 6)], "only/before": [(n, 1.0) for n in range(1, 6)]}
+    ended = int(time.time())
+    while int(time.time()) == ended:  # files are read in the order of the seconds that their names tell; no run resumes in the same
+        time.sleep(0.05)
     resumed = TensorBoard(folder)
     for step in range(4, 8):
         resumed.log(step, {"reward": float(step)})

@@ -72,6 +72,8 @@ def build(recipe: Recipe) -> Training:
         actor = recipe.actor.build(chat=chat)
         sync = recipe.sync.build(policy=actor, model=policy.model)
     if recipe.learner.sharded and sync.model is policy.model:
+        if recipe.actor is not None:
+            raise AgentGymError("learner.sharded: weights in shards cannot be brought to a server yet: leave one of the two out")
         raise AgentGymError("learner.sharded: the actor needs whole weights of its own: set sync to agentgym.policies.sync:CopiedWeights")
     return recipe.training(make_env, actor, sync.model, chat, sync, lambda name: find_policy(name, make_env))
 
@@ -81,9 +83,11 @@ def policy_of(recipe: Recipe, make_env: Callable[[], AgentEnv]) -> tuple[Transfo
     from agentgym.policies.adapters import adapt
     from agentgym.policies.transformers import TransformersPolicy
 
+    device = recipe.learner.accelerator().device  # first, for it says which accelerator is this process's own
     policy, chat = find_policy(recipe.policy, make_env)
     if chat is None or not isinstance(policy, TransformersPolicy):
         raise AgentGymError(f"policy: {recipe.policy!r} has no weights to train")
+    policy.model.to(device)
     if recipe.learner.lora is not None:
         adapt(policy.model, **recipe.learner.lora.model_dump(), seed=recipe.seed)
     return policy, chat

@@ -157,7 +157,8 @@ class TorchLearner:
         heads = self._heads(packed, wanted)
         loss, metrics = objective(heads, packed)
         self.accelerator.backward(factor * loss)
-        return {"loss": float(loss.detach()), **_sampler_gap(heads, packed, (weight != 0) & packed.sampled), **metrics}
+        gap = _sampler_gap(heads, packed, (weight != 0) & packed.sampled) if "logprobs" in self.heads else {}
+        return {"loss": float(loss.detach()), **gap, **metrics}
 
     def accumulate_all(self, packs: Sequence[Packed], objective: Objective) -> list[Metrics]:
         return [self.accumulate(packed, objective) for packed in packs]

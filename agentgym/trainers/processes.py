@@ -114,7 +114,10 @@ class Together:
         """Do what the first process does, until it releases this one."""
         heard: list[Any] = [None]
         while True:
-            dist.broadcast_object_list(heard, 0, group=self._objects)
+            try:
+                dist.broadcast_object_list(heard, 0, group=self._objects)
+            except RuntimeError as error:
+                raise AgentGymError("the first process has ended: it says why") from error
             if heard[0] is None:
                 return
             name, arguments = heard[0]
@@ -145,6 +148,8 @@ class Together:
         try:
             mine = [self.learner.accumulate(_with_trees(sent), objective, factor) for sent, factor in dealt[0]]
         except AgentGymError as error:
+            if self.sharded:  # the others wait within a pass that this one will not make: its end is theirs
+                raise
             mine = error
         gathered: list[Any] = [None] * self.processes
         dist.all_gather_object(gathered, mine, group=self._objects)

@@ -120,7 +120,7 @@ class WorkersOf(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     number: int | None = Field(default=None, ge=1)  # None: as many as have room
-    cpus: float = Field(default=1.0, gt=0)
+    cpus: float = Field(default=1.0, ge=0.0001)
 
 
 class Recipe(BaseModel):

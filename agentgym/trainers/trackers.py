@@ -7,6 +7,7 @@ import secrets
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,7 +61,8 @@ class TensorBoard:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._writer = self._writer or self._open(step)
         for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
+            if isinstance(value, Real):
+                self._writer.add_scalar(name, value, step)
         self._writer.flush()  # a killed run has told what its own logs tell
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from agentgym.errors import AgentGymError
-from agentgym.policies.sync import TOLERANCE, Canary, Teaches
+from agentgym.policies.sync import HALF_TOLERANCE, TOLERANCE, Canary, Teaches
 from agentgym.policies.vllm.client import VllmPolicy, version_number
 from agentgym.policies.vllm.export import write_weights
 from agentgym.policies.vllm.replica import Anything, Lost, Replica
@@ -42,6 +42,7 @@ class FileWeights:
         self.folder = folder or Path(self._temporary.name)
         self._canary: Canary | None = None
         self._gap = 0.0
+        self._half = False
         policy.rows = model.config.get_text_config().vocab_size
         policy.bring = self._bring_one
 
@@ -51,7 +52,7 @@ class FileWeights:
         fleet = await self.policy.ready() if first else self.policy.fleet()
         async with fleet.pushing:  # a server that comes back meanwhile gets these weights, not the last
             await asyncio.to_thread(self._write)
-            self._canary = Canary.of(self.policy.chat, learner)
+            self._canary, self._half = Canary.of(self.policy.chat, learner), getattr(learner, "half", False)
             self.policy.pushed = f"step-{learner.version}"
             lost = await self._bring(fleet.up)
             for replica, error in lost.items():
@@ -67,6 +68,7 @@ class FileWeights:
             "version": version_number(self.policy.pushed),
             "weights": load_file(self.folder / "model.safetensors"),
             "canary": self._canary.learnt.tolist(),
+            "half": self._half,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -78,7 +80,7 @@ class FileWeights:
         save_file(state["weights"], self.folder / "model.safetensors", metadata={"format": "pt"})
         ids = Canary.prompt(self.policy.chat)
         self._canary = Canary(ids, np.array(state["canary"], dtype=np.float32), state["version"])
-        self.policy.pushed = f"step-{state['version']}"
+        self.policy.pushed, self._half = f"step-{state['version']}", state["half"]
         self.policy.forget()
 
     def metrics(self) -> dict[str, float]:
@@ -123,7 +125,8 @@ class FileWeights:
     async def _listen(self, replica: Replica) -> None:
         assert self._canary is not None
         answered = (await self.policy.score_at(replica, self._canary.ids)).logprobs
-        self._gap = self._canary.hear(answered, self.tolerance, replica.url)
+        tolerance = max(self.tolerance, HALF_TOLERANCE) if self._half else self.tolerance
+        self._gap = self._canary.hear(answered, tolerance, replica.url)
         replica.proved = self.policy.pushed
 
 
