@@ -2,13 +2,14 @@ import asyncio
 import gc
 import threading
 import time
+from collections import Counter
 from contextvars import ContextVar
 
 import pytest
 
 from agentgym import AgentEnv, Limits, Lineage, Outcome, Reply, Rollout, Start, Task, call, rollout, tool
 from agentgym.expand import Groups
-from agentgym.pacing import Stopwatch, Threads
+from agentgym.pacing import Stopwatch, Threads, Turnstile
 from agentgym.policies.scripted import Scripted
 from agentgym.turn import total_reward
 
@@ -169,3 +170,29 @@ def test_a_long_run_thaws_what_it_froze(monkeypatch):
     play(tasks(20), OnLoop, Scripted(act))
     assert max(frozen) > before
     assert gc.get_freeze_count() == 0
+
+
+def test_a_turnstile_lets_so_many_pass_in_a_round_in_the_order_of_arrival():
+    async def main():
+        loop, rounds, passed = asyncio.get_running_loop(), [0], []
+
+        def tick():
+            rounds[0] += 1
+            if len(passed) < 11:
+                loop.call_soon(tick)
+
+        async def walk(number):
+            await gate.pass_one()
+            passed.append((number, rounds[0]))
+
+        gate = Turnstile(3)
+        given_up = asyncio.create_task(gate.pass_one())
+        loop.call_soon(tick)
+        walkers = [asyncio.create_task(walk(number)) for number in range(11)]
+        walkers[7].cancel()
+        await asyncio.gather(given_up, *walkers, return_exceptions=True)
+        return passed
+
+    passed = asyncio.run(asyncio.wait_for(main(), 10))
+    assert [number for number, _ in passed] == [0, 1, 2, 3, 4, 5, 6, 8, 9, 10]
+    assert max(Counter(seen for _, seen in passed).values()) <= 3
