@@ -123,8 +123,8 @@ class Costly:
     def __init__(self, actor: Slow, seconds: float) -> None:
         self.actor, self.seconds, self.version = actor, seconds, 0
 
-    def accumulate(self, packed: Any, objective: Any) -> dict[str, float]:
-        return {}
+    def accumulate_all(self, packs: Any, objective: Any) -> list[dict[str, float]]:
+        return []
 
     def step(self, pace: float = 1.0) -> dict[str, float]:
         self.version += 1
