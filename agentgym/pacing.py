@@ -29,7 +29,7 @@ class Threads:
     async def call(self, function: Callable[[], Result]) -> Result:
         """What ``function`` returns or raises, called in a thread and in an empty context."""
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[tuple[Result | None, BaseException | None]] = loop.create_future()
+        done: asyncio.Future[list[tuple[Result | None, BaseException | None]]] = loop.create_future()
         orders = self._idle.pop() if self._idle else _new_thread()
 
         def work() -> None:
@@ -41,6 +41,8 @@ class Threads:
                 loop.call_soon_threadsafe(settle, settled)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 orders.put(None)
+            finally:
+                del settled  # an error refers to this frame
 
         def settle(settled: tuple[Result | None, BaseException | None]) -> None:
             if self._closed:
@@ -48,13 +50,17 @@ class Threads:
             else:
                 self._idle.append(orders)
             if not done.done():
-                done.set_result(settled)
+                done.set_result([settled])
 
         orders.put(work)
-        result, error = await done
-        if error is not None:
-            raise error
-        return cast(Result, result)
+        del work  # what the call holds goes when it is done, and not at some collection of garbage
+        result, error = (await done).pop()  # an error's traceback will hold this frame: it must not hold the error
+        try:
+            if error is not None:
+                raise error
+            return cast(Result, result)
+        finally:
+            del error
 
     def close(self) -> None:
         """End the threads: the idle ones now, each other when it is done."""
@@ -69,6 +75,7 @@ def _new_thread() -> Orders:
     def obey() -> None:
         while (work := orders.get()) is not None:
             work()
+            del work  # an idle thread holds nothing
 
     threading.Thread(target=obey, daemon=True).start()
     return orders

@@ -127,7 +127,7 @@ def test_trees_with_forks_are_those_that_grow_here(on_ray, make_env):
     assert [len(tree.leaves()) for tree in forest] == [4] * 6
     assert records(forest) == records(here)
     assert all(turn.reward is not None and turn.key for tree in forest for turn in tree.turns)
-    assert [inside(worker) for worker in there.workers] == [0, 0]
+    until(lambda: [inside(worker) for worker in there.workers] == [0, 0])  # nobody waits for an environment to close
 
 
 def test_a_snapshot_goes_on_in_another_node(on_ray):
@@ -195,7 +195,7 @@ def test_what_an_environment_raises_there_ends_an_episode_as_it_does_here(on_ray
     for worker in there.workers:  # each is told what nobody holds any more
         worker.ask(60, number := next(there.numbers), "attributes")
         worker.ask(60, number, "close")
-    assert [inside(worker) for worker in there.workers] == [0, 0]
+    until(lambda: [inside(worker) for worker in there.workers] == [0, 0])  # nobody waits for an environment to close
 
 
 def test_a_snapshot_that_cannot_travel_loses_its_episode_and_says_what_to_do(on_ray):

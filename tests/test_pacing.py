@@ -2,8 +2,11 @@ import asyncio
 import gc
 import threading
 import time
+import weakref
 from collections import Counter
+from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 
 import pytest
 
@@ -196,3 +199,34 @@ def test_a_turnstile_lets_so_many_pass_in_a_round_in_the_order_of_arrival():
     passed = asyncio.run(asyncio.wait_for(main(), 10))
     assert [number for number, _ in passed] == [0, 1, 2, 3, 4, 5, 6, 8, 9, 10]
     assert max(Counter(seen for _, seen in passed).values()) <= 3
+
+
+class Held:
+    """What a call holds on to."""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_of_a_call_is_held_once_it_is_done_however_it_ended(fails):
+    async def main():
+        threads, held = Threads(), Held()
+        gone = weakref.ref(held)
+
+        def use(held):
+            if fails:
+                raise ValueError("no")
+
+        with suppress(ValueError):
+            await threads.call(partial(use, held))
+        del held
+        for _ in range(200):  # the thread may be a moment behind
+            if gone() is None:
+                break
+            await asyncio.sleep(0.01)
+        threads.close()
+        return gone() is None
+
+    gc.disable()
+    try:
+        assert asyncio.run(main())
+    finally:
+        gc.enable()

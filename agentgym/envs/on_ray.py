@@ -309,7 +309,11 @@ class OnRay(AgentEnv):
             self._worker = self._workers.place(self._number)
         if self._worker is None:
             raise AgentGymError(f"{name}() of an environment on Ray that has no episode: call reset() first")
-        return self._worker.ask(self._workers.patience, self._number, name, *arguments, **named)
+        try:
+            return self._worker.ask(self._workers.patience, self._number, name, *arguments, **named)
+        except InfrastructureError:
+            self._leave()  # the episode is over, and its place is free
+            raise
 
     def _leave(self) -> None:
         if self._worker is not None:
