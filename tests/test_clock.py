@@ -88,19 +88,26 @@ class Works(AgentEnv):
 
 
 class Waits(Works):
+    """No two of a pair have begun before both have."""
+
     blocking = True
+    both = threading.Barrier(2)
+
+    def begin(self, task):
+        super().begin(task)
+        self.both.wait(60)
 
 
 class Slow:
-    """Generates for 2 seconds of its own, after it has waited for those before it in ``order``."""
+    """Generates for 2 seconds of its own, after what it ``waits_for``, by task."""
 
     def __init__(self, time, waits_for=None):
         self.time, self.waits_for = time, waits_for or {}
 
     async def generate(self, prompt, sampling):
         await asyncio.sleep(0)
-        if (gate := self.waits_for.get(prompt.tree.task.id)) is not None:
-            await gate.wait()
+        for event in self.waits_for.get(prompt.tree.task.id, ()):
+            await event.wait()
         self.time.work(2)
         return Generation(text="I act.")
 
@@ -120,22 +127,18 @@ def test_an_environment_on_the_event_loop_is_not_hidden_behind_generations_that_
 
 
 def test_an_environment_in_a_thread_counts_where_no_generation_is_under_way():
-    """The second generation goes on until the first episode is over, and hides its step; nothing hides the second step."""
-    time, made = Time(), []
-
-    def make_env():
-        made.append(Waits(time))
-        return made[-1]
+    """The second generation is under way all through the first step, and hides it; nothing hides the second step."""
+    time = Time()
 
     async def play():
-        gate = asyncio.Event()
+        both, over = asyncio.Barrier(2), asyncio.Event()
 
         def committed(tree, turn):
             if turn.parent is not None and tree.task.id == "first":
-                gate.set()
+                over.set()
 
-        clock, actor = Clock(time), Slow(time, {"second": gate})
-        rollout = Rollout(make_env, Groups(1), {"policy": actor}, None, Lineage.of(0), committed=committed, clock=clock)
+        clock, actor = Clock(time), Slow(time, {"first": [both], "second": [both, over]})
+        rollout = Rollout(lambda: Waits(time), Groups(1), {"policy": actor}, None, Lineage.of(0), committed=committed, clock=clock)
         await rollout.run([Start(Task(name, "Act.")) for name in ("first", "second")])
         return seconds(clock)
 
