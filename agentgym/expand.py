@@ -84,10 +84,8 @@ class Expander(Protocol):
     def metrics(self) -> dict[str, float]: ...
 
 
-class Memoryless:
-    """For expanders that keep nothing from one rollout to the next. ``apart``: so several rollouts may be planned at once."""
-
-    apart = True
+class Stateless:
+    """For what keeps nothing from one rollout or batch to the next, and has nothing of its own to tell."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -97,6 +95,12 @@ class Memoryless:
 
     def metrics(self) -> dict[str, float]:
         return {}
+
+
+class Memoryless(Stateless):
+    """An expander that keeps nothing from one rollout to the next. ``apart``: so several rollouts may be planned at once."""
+
+    apart = True
 
 
 class Groups(Memoryless):

@@ -22,7 +22,7 @@ from commandline import parser
 
 from agentgym import AgentEnv, Limits, Reply, Task, make
 from agentgym.evaluation import evaluate
-from agentgym.expand import Groups
+from agentgym.expand import Groups, Stateless
 from agentgym.policies import tiny
 from agentgym.policies.sync import CopiedWeights
 from agentgym.policies.transformers import TransformersPolicy
@@ -115,7 +115,7 @@ class Slow:
         return Generation(ids, [-1.0] * len(ids), [(self.version, len(ids))])
 
 
-class Costly:
+class Costly(Stateless):
     """A learner and the bringing of its weights, which together take so long on the clock."""
 
     heads = frozenset({"logprobs"})
@@ -133,15 +133,6 @@ class Costly:
     async def push(self, learner: Any) -> None:
         await asyncio.sleep(self.seconds if self.version else 0)
         self.actor.version = self.version
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
-
-    def metrics(self) -> dict[str, float]:
-        return {}
 
 
 def simulated(schedule: Any, seconds: float, steps: int) -> dict[str, float]:

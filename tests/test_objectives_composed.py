@@ -17,7 +17,7 @@ from packs import gradient, group, heads
 from test_objectives_paths import wild_tree
 
 from agentgym.errors import AgentGymError
-from agentgym.expand import Groups
+from agentgym.expand import Groups, Stateless
 from agentgym.pack import Packed
 from agentgym.task import Task
 from agentgym.trainers.credit.grpo import GRPO
@@ -51,7 +51,7 @@ from agentgym.trainers.objectives.vcpo import VCPO
 from agentgym.trainers.packing import ByPath, ByTree, ByWholeTree
 from agentgym.trainers.paths import Paths, paths
 from agentgym.trainers.recipe import Plugin, Recipe
-from agentgym.trainers.seams import Objective, Stateless
+from agentgym.trainers.seams import Objective
 from agentgym.trainers.sources.uniform import Uniform
 from agentgym.trainers.training import Training
 from agentgym.turn import TurnTree

@@ -15,6 +15,7 @@ from packs import BEHAVIOUR, gradient, group, heads
 from test_ahead import a_run, played
 
 from agentgym.errors import AgentGymError
+from agentgym.expand import Stateless
 from agentgym.pack import pack
 from agentgym.policies.tiny import new_model
 from agentgym.task import Task
@@ -25,7 +26,7 @@ from agentgym.trainers.schedules.ahead import BoundedStaleness
 from agentgym.turn import TurnTree
 
 
-class Even:
+class Even(Stateless):
     """Every sampled token has this advantage."""
 
     def __init__(self, advantage: float = 1.0) -> None:
@@ -34,15 +35,6 @@ class Even:
     async def assign(self, trees: Any, models: Any) -> None:
         for turn in (turn for tree in trees for turn in tree.turns):
             turn.streams["advantage"] = self.advantage * np.asarray(turn.sampled, dtype=np.float64)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
-
-    def metrics(self) -> dict[str, float]:
-        return {}
 
 
 @pytest.mark.parametrize(

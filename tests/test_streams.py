@@ -15,7 +15,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from agentgym.errors import AgentGymError
-from agentgym.expand import Groups
+from agentgym.expand import Groups, Stateless
 from agentgym.pack import Packed, pack
 from agentgym.task import Task
 from agentgym.trainers.credit.grpo import GRPO
@@ -24,7 +24,7 @@ from agentgym.trainers.divisors import sequence_mean, token_mean, turn_mean
 from agentgym.trainers.learner import PackScorer, TorchLearner
 from agentgym.trainers.objectives.clipped import ClippedSurrogate
 from agentgym.trainers.objectives.cross_entropy import CrossEntropy
-from agentgym.trainers.seams import Stateless, asked, given
+from agentgym.trainers.seams import asked, given
 from agentgym.trainers.sources.uniform import Uniform
 from agentgym.trainers.training import Training
 from agentgym.turn import TurnTree

@@ -11,10 +11,10 @@ from test_rollout import Counter, tiny_chat
 from token_actors import Writes
 
 from agentgym import Lineage, Rollout, Start, Task, call
+from agentgym.expand import Stateless
 from agentgym.rollout import episode
 from agentgym.trainers.credit import adwin
 from agentgym.trainers.credit.streams import check_streams
-from agentgym.trainers.seams import Stateless
 from agentgym.turn import TurnTree, path
 
 

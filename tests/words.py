@@ -11,10 +11,10 @@ from forests import add_turn
 from hypothesis import strategies as st
 
 from agentgym import AgentEnv, InfrastructureError, Lineage, Reply, Rollout, Start, Task
+from agentgym.expand import Stateless
 from agentgym.policy import Generation
 from agentgym.rollout import episode
 from agentgym.trainers.expanders.value import Belief
-from agentgym.trainers.seams import Stateless
 from agentgym.turn import TurnTree
 
 VALUES = [0.5, 0.9, 0.2, 0.98]

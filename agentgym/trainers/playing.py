@@ -12,11 +12,12 @@ import orjson
 
 from agentgym.clock import Clock
 from agentgym.errors import AgentGymError
+from agentgym.expand import Stateless
 from agentgym.rollout import Rollout, Start
 from agentgym.seeds import Lineage
 from agentgym.store import RunStore
 from agentgym.task import Task
-from agentgym.trainers.seams import Ahead, Stateful, Stateless
+from agentgym.trainers.seams import Ahead, Stateful
 from agentgym.trainers.training import Training
 from agentgym.turn import TurnTree
 
@@ -63,9 +64,6 @@ class BatchByBatch(Stateless):
 
     async def aclose(self) -> None:
         pass
-
-    def metrics(self) -> dict[str, float]:
-        return {}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from agentgym.trainers.seams import Sync
     from agentgym.trainers.training import Training
 
-SERVED_SYNC = "{class: agentgym.policies.vllm.sync:FileWeights}"
 Model = TypeVar("Model", bound=BaseModel)
 FindPolicy = Callable[[str], tuple[Any, Any]]  # a name to an actor and its chat format
 
@@ -154,7 +153,7 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _an_actor_gets_weights(self) -> Recipe:
         if self.actor is not None and "sync" not in self.model_fields_set:
-            raise ValueError(f"actor {self.actor.path} needs a sync that brings it weights, such as {SERVED_SYNC}")
+            raise ValueError(f"actor {self.actor.path} needs a sync that brings it weights, such as the one in docs/serving.md")
         return self
 
     def training(

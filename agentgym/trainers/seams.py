@@ -28,16 +28,6 @@ class Stateful(Protocol):
     def metrics(self) -> Metrics: ...
 
 
-class Stateless:
-    """For what keeps nothing from one batch to the next."""
-
-    def state_dict(self) -> State:
-        return {}
-
-    def load_state_dict(self, state: State) -> None:
-        pass
-
-
 class Source(Stateful, Protocol):
     """Which task comes next."""
 

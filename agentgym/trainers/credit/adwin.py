@@ -44,10 +44,6 @@ class ADWIN(Around):
         self.rho, self.max_tokens = rho, max_tokens
         self.objective: Objective = objective or ClippedSurrogate()
 
-    @property
-    def writes(self) -> frozenset[str]:
-        return written(self.credit)
-
     async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None:
         await self.credit.assign(trees, models)
         played = [tree for tree in trees if tree.root.end is None]

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from agentgym.expand import Stateless
 from agentgym.pack import Floats
 from agentgym.trainers.credit.grpo import GRPO
 from agentgym.trainers.expanders.entropy import known, standard
-from agentgym.trainers.seams import Stateless
 from agentgym.turn import TurnTree
 
 

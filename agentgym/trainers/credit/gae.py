@@ -9,11 +9,11 @@ from typing import Any, Literal
 import numpy as np
 
 from agentgym.errors import AgentGymError
+from agentgym.expand import Stateless
 from agentgym.pack import Floats, pack
 from agentgym.trainers.credit.logprobs import by_turn
 from agentgym.trainers.credit.tokens import whitened_together, write_tokens
 from agentgym.trainers.credit.verdicts import judged
-from agentgym.trainers.seams import Stateless
 from agentgym.trainers.values import SquaredError, ValueLearner
 from agentgym.turn import Turn, TurnTree
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentgym.errors import AgentGymError
+from agentgym.expand import Stateless
 from agentgym.trainers.credit.verdicts import alike, judged
-from agentgym.trainers.seams import Stateless
 from agentgym.turn import Turn, TurnTree, path
 
 EPSILON = 1e-6

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from agentgym.expand import Stateless
 from agentgym.pack import Floats
 from agentgym.trainers.credit.grpo import EPSILON, broadcast, group_advantages
 from agentgym.trainers.credit.verdicts import judged
 from agentgym.trainers.expanders.entropy import known
-from agentgym.trainers.seams import Stateless
 from agentgym.turn import TurnTree, path
 
 LARGEST_ADVANTAGE = 5.0

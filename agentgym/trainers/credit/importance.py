@@ -15,7 +15,7 @@ import numpy as np
 
 from agentgym.pack import Floats, Ints, pack
 from agentgym.trainers.credit.logprobs import by_turn, write_logprobs
-from agentgym.trainers.credit.streams import Around, written
+from agentgym.trainers.credit.streams import Around
 from agentgym.trainers.paths import Paths, paths
 from agentgym.trainers.seams import Credit, Metrics
 from agentgym.turn import TurnTree
@@ -99,6 +99,8 @@ class Corrected(Around):
     Advantages are left as the whole group had them: rejection must not move a baseline [R].
     """
 
+    adds = frozenset({"old", "importance"})
+
     def __init__(
         self,
         credit: Credit,
@@ -108,10 +110,6 @@ class Corrected(Around):
     ) -> None:
         super().__init__(credit)
         self.rules, self.normalise, self.max_tokens = rules, normalise, max_tokens
-
-    @property
-    def writes(self) -> frozenset[str]:
-        return written(self.credit) | {"old", "importance"}
 
     async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None:
         await self.credit.assign(trees, models)

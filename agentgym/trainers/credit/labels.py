@@ -11,10 +11,10 @@ import numpy as np
 
 from agentgym.action import parse_action
 from agentgym.errors import AgentGymError
+from agentgym.expand import Stateless
 from agentgym.rollout import episode
 from agentgym.trainers.credit.verdicts import judged
 from agentgym.trainers.schedules.records import REPLAYED
-from agentgym.trainers.seams import Stateless
 from agentgym.turn import Turn, TurnTree, path
 
 TEACHER = "teacher"  # the author of labels

@@ -9,7 +9,7 @@ import numpy as np
 
 from agentgym.errors import AgentGymError
 from agentgym.pack import Floats, Packed, pack
-from agentgym.trainers.credit.streams import Around, written
+from agentgym.trainers.credit.streams import Around
 from agentgym.trainers.seams import Credit
 from agentgym.turn import Turn, TurnTree
 
@@ -24,10 +24,7 @@ class WithLogprobs(Around):
     def __init__(self, credit: Credit, streams: Mapping[str, str], max_tokens: int = 4096) -> None:
         super().__init__(credit)
         self.streams, self.max_tokens = streams, max_tokens
-
-    @property
-    def writes(self) -> frozenset[str]:
-        return written(self.credit) | set(self.streams)
+        self.adds = frozenset(streams)
 
     async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None:
         await self.credit.assign(trees, models)

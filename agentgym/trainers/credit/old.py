@@ -11,7 +11,7 @@ import torch
 from agentgym.errors import AgentGymError
 from agentgym.pack import Bools, Floats
 from agentgym.trainers.credit.logprobs import scored
-from agentgym.trainers.credit.streams import Around, written
+from agentgym.trainers.credit.streams import Around
 from agentgym.trainers.learner import Frozen
 from agentgym.trainers.objectives.masked import kept
 from agentgym.trainers.seams import Credit, State
@@ -28,16 +28,15 @@ class Snapshots(Around):
     2605.12070 [S-paper].
     """
 
+    adds = frozenset({"old"})
+
     def __init__(self, credit: Credit, keep: int = 4, max_tokens: int = 4096) -> None:
         super().__init__(credit)
         if keep < 1:
             raise AgentGymError(f"keep is {keep}: it is a number of sets of weights, 1 at least")
         self.keep, self.max_tokens = keep, max_tokens
         self.held: dict[int, Weights] = {}  # by version, the oldest first
-
-    @property
-    def writes(self) -> frozenset[str]:
-        return written(self.credit) | {"old"}
+        self._scorer: Frozen | None = None  # a copy of the model, for weights that it is given
 
     async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None:
         await self.credit.assign(trees, models)
@@ -48,7 +47,8 @@ class Snapshots(Around):
         turns = [turn for tree in trees for turn in tree.turns]
         for turn in turns:
             turn.streams["old"] = _sampler(turn)
-        scorer, missing = Frozen(learner.model), 0
+        scorer = self._scorer = self._scorer or Frozen(learner.model)
+        missing = 0
         for version in {version for turn in turns for version, _ in turn.versions}:
             if version not in self.held:
                 missing += sum(int(_drawn_by(turn, version).sum()) for turn in turns)
@@ -75,6 +75,8 @@ class Averaged(Around):
     Missing Old Logits, arXiv 2605.12070 [S-paper]; that the share is taken before the update, over all tokens, is ours [R].
     """
 
+    adds = frozenset({"old"})
+
     def __init__(
         self, credit: Credit, beta: float = 0.75, least: float = 0.9, band: float = 1.01, low: float = 0.003, high: float = 0.004,
         max_tokens: int = 4096,
@@ -85,16 +87,13 @@ class Averaged(Around):
         self.beta, self.least, self.bounds, self.max_tokens = beta, least, (band, low, high), max_tokens
         self.average: Weights = {}
         self.weight, self.resets = 0.0, 0
-
-    @property
-    def writes(self) -> frozenset[str]:
-        return written(self.credit) | {"old"}
+        self._scorer: Frozen | None = None  # a copy of the model, for weights that it is given
 
     async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None:
         await self.credit.assign(trees, models)
         learner = _whole(models["learner"])
         self.follow(learner.weights())
-        scorer = Frozen(learner.model)
+        scorer = self._scorer = self._scorer or Frozen(learner.model)
         scorer.model.load_state_dict(self.average, strict=False)
         found = dict(scored(trees, scorer, self.max_tokens))
         now = dict(scored(trees, learner, self.max_tokens))

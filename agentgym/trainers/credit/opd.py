@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from agentgym.errors import AgentGymError
+from agentgym.expand import Stateless
 from agentgym.pack import Floats, behaviour
 from agentgym.task import Task
 from agentgym.trainers.credit.logprobs import write_logprobs
 from agentgym.trainers.credit.streams import teaches
 from agentgym.trainers.credit.verdicts import judged
-from agentgym.trainers.seams import Stateless, given
+from agentgym.trainers.seams import given
 from agentgym.turn import Turn, TurnTree
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import orjson
 
 from agentgym.errors import AgentGymError
+from agentgym.expand import Stateless
 from agentgym.pack import Floats
 from agentgym.policy import Prompt
 from agentgym.trainers.credit.equivalence import Equivalence, SameObservation
 from agentgym.trainers.credit.grpo import EPSILON, group_advantages, per_kilotoken
 from agentgym.trainers.credit.verdicts import alike
 from agentgym.trainers.demonstrations import demonstrated, solved
-from agentgym.trainers.seams import Stateless
 from agentgym.turn import Turn, TurnTree
 
 EQUIVALENT, PIVOT = "equivalent", "pivot"  # what is noted among the metrics of a tried and of a demonstrated turn

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from agentgym.errors import AgentGymError
+from agentgym.expand import Stateless
 from agentgym.pack import Floats
 from agentgym.trainers.credit.groups import Group, groups_of
 from agentgym.trainers.credit.grpo import per_kilotoken
@@ -21,7 +22,6 @@ from agentgym.trainers.divisors import token_mean
 from agentgym.trainers.learner import Frozen, TorchLearner
 from agentgym.trainers.objectives.implicit_reward import ImplicitReward
 from agentgym.trainers.packing import ByWholeTree
-from agentgym.trainers.seams import Stateless
 from agentgym.turn import Turn, TurnTree, path
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from agentgym.errors import AgentGymError
+from agentgym.expand import Stateless
 from agentgym.pack import Floats
 from agentgym.trainers.credit.grpo import per_kilotoken
 from agentgym.trainers.credit.steps import Steps, steps_of
-from agentgym.trainers.seams import Stateless
 from agentgym.turn import Turn, TurnTree, begun
 
 SCALES = ("none", "std")

@@ -20,11 +20,20 @@ def written(credit: Credit) -> frozenset[str]:
 
 
 class Around:
-    """What credits have in common that add to what another, ``credit``, writes: its models and its state are theirs."""
+    """What credits have in common that add to what another, ``credit``, writes: its models and its state are theirs.
+
+    ``adds``: the streams that it writes beside those of the other.
+    """
+
+    adds: frozenset[str] = frozenset()
 
     def __init__(self, credit: Credit) -> None:
         self.credit = credit
         self._metrics: Metrics = {}
+
+    @property
+    def writes(self) -> frozenset[str]:
+        return written(self.credit) | self.adds
 
     @property
     def models(self) -> dict[str, Callable[[Any], Any]]:

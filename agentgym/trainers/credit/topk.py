@@ -9,10 +9,10 @@ import numpy as np
 from torch import Tensor
 
 from agentgym.errors import AgentGymError
+from agentgym.expand import Stateless
 from agentgym.pack import Floats, Packed, pack
 from agentgym.trainers.credit.logprobs import by_turn
 from agentgym.trainers.credit.opd import Routed, by_teacher, checked_window, figures, mark_sampled, teachers
-from agentgym.trainers.seams import Stateless
 from agentgym.turn import Turn, TurnTree
 
 

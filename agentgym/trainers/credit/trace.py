@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from agentgym.errors import AgentGymError
+from agentgym.expand import Stateless
 from agentgym.trainers.credit.grpo import EPSILON, per_kilotoken
 from agentgym.trainers.credit.verdicts import alike
 from agentgym.trainers.expanders.value import outcomes, rewards_through
-from agentgym.trainers.seams import Stateless
 from agentgym.turn import Turn, TurnTree, path
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from agentgym.expand import Stateless
 from agentgym.trainers.credit.groups import by_task
 from agentgym.trainers.credit.grpo import broadcast, group_advantages
 from agentgym.trainers.credit.verdicts import judged
-from agentgym.trainers.seams import Stateless
 from agentgym.turn import TurnTree
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from agentgym.expand import Stateless
 from agentgym.pack import Floats
 from agentgym.trainers.credit.grpo import broadcast, per_kilotoken
 from agentgym.trainers.credit.trace import deviation
 from agentgym.trainers.credit.verdicts import judged
-from agentgym.trainers.seams import Stateless
 from agentgym.turn import Turn, TurnTree, path
 
 

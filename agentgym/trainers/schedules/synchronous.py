@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentgym.trainers.seams import Stateless
+from agentgym.expand import Stateless
 from agentgym.turn import TurnTree
 
 
@@ -17,6 +17,3 @@ class Synchronous(Stateless):
 
     def push_due(self, learner_step: int) -> bool:
         return True
-
-    def metrics(self) -> dict[str, float]:
-        return {}
