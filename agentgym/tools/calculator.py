@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable
 
 from agentgym.errors import ToolError
+from agentgym.tools.syntax import expression_of
 
 LONGEST_EXPRESSION = 300  # characters
 LARGEST_EXPONENT = 1000
@@ -25,7 +26,7 @@ def calculator(expression: str) -> str:
     if len(expression) > LONGEST_EXPRESSION:
         raise ToolError(f"the expression is longer than {LONGEST_EXPRESSION} characters; calculate it in parts")
     try:
-        value = _value(compile(expression.strip(), "<expression>", "eval", ast.PyCF_ONLY_AST).body)  # type: ignore[attr-defined]
+        value = _value(expression_of(expression.strip()))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ToolError(f"{expression!r} is not an arithmetic expression") from error
     except ArithmeticError as error:
