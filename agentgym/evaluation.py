@@ -144,7 +144,7 @@ def summarise(tree: TurnTree, leaf: Turn, best: float) -> Episode:
         end=str(leaf.end),
         outcomes=dict(Counter(str(turn.outcome) for turn in (turns or path(leaf)))),
         turns=len(turns),
-        tokens=sum(turn.tokens_written or sum(turn.sampled) or turn.action_tokens for turn in turns),
+        tokens=sum(turn.tokens_written or turn.sampled_tokens or turn.action_tokens for turn in turns),
         read=sum(turn.tokens_read or turn.parent.length for turn in turns if turn.parent is not None),
         failure="" if success else f"{blamed(leaf, success)}: {_manner(leaf)}",
         cut=sum("cut_off" in turn.metrics for turn in turns),

@@ -112,7 +112,7 @@ def pack_turns(turns: Sequence[Turn], carried: set[Turn]) -> Packed:
         parent=parent,
         depth=depth,
         end=end,
-        sampled=np.concatenate([np.asarray(turn.sampled, dtype=bool) for turn in turns]),
+        sampled=np.concatenate([turn.sampled for turn in turns]),
         logprobs=np.concatenate([behaviour(turn) for turn in turns]),
         turn=np.repeat(np.arange(len(turns)), sizes),
         turns=turns,
@@ -145,7 +145,7 @@ def _tail(turn: Turn, place: dict[Turn, int], starts: Ints) -> int:
 def behaviour(turn: Turn) -> Floats:
     """The behaviour policy's log-probabilities, shape (len(ids),); 0 where it did not sample."""
     logprobs = np.zeros(len(turn.ids))
-    logprobs[np.asarray(turn.sampled, dtype=bool)] = turn.logprobs
+    logprobs[: turn.sampled_tokens] = turn.logprobs
     return logprobs
 
 

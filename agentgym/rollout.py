@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from array import array
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -150,7 +151,6 @@ class Rollout:
                     _, info = await self._call(env, partial(self._reset, env, root, tree.task, lineage / "env"), watch)
                 root.replies, tree.tools = info["messages"], info["tools"]
                 root.ids = self.chat.open(root.replies, tree.tools) if self.chat else []
-                root.sampled = [False] * len(root.ids)
                 if self.limits.tokens - len(root.ids) < LEAST_ROOM:
                     raise AgentGymError(
                         f"the opening of task {tree.task.id} has {len(root.ids)} tokens, but the limit is {self.limits.tokens} "
@@ -249,15 +249,14 @@ class Rollout:
         if generation.text is not None:
             turn.action = generation.text
             turn.ids = self.chat.write(generation.text) if self.chat else []
-            turn.sampled = [False] * len(turn.ids)
             if len(turn.ids) > self.limits.turn_tokens:
                 turn.metrics = {"cut_off": 1.0}
             return
         if self.chat is None:
             raise AgentGymError("a policy that samples tokens needs a chat format: pass chat=")
         turn.ids = list(generation.ids)
-        turn.sampled = [True] * len(turn.ids)
-        turn.logprobs, turn.entropies = generation.logprobs, generation.entropies
+        turn.sampled_tokens = len(turn.ids)
+        turn.logprobs, turn.entropies = array("d", generation.logprobs), array("d", generation.entropies)
         turn.action = self.chat.read(_whole_action(turn))
 
     def _step(self, env: AgentEnv, turn: Turn) -> None:
@@ -278,7 +277,6 @@ class Rollout:
         before = _before_action(turn)
         delta = self.chat.bridge(before.ids, _whole_action(turn), turn.replies)
         turn.ids = turn.ids + (delta or [])
-        turn.sampled = turn.sampled + [False] * len(delta or ())
         return delta is not None
 
     async def _commit(self, tree: TurnTree, turn: Turn, env: AgentEnv | None, restarts: bool) -> None:
@@ -311,7 +309,6 @@ class Rollout:
             fresh.ids = self.chat.open(Prompt(tree, turn).messages, tree.tools)
         except Exception as error:
             _fail(fresh, error)
-        fresh.sampled = [False] * len(fresh.ids)
         fresh.seconds = turn.seconds
         self._live[fresh] = self._live.pop(turn)
         self._add(tree, fresh)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from agentgym.outcome import Outcome
 from agentgym.task import Task
 from agentgym.turn import Turn, TurnTree
 
-FORMAT = 1
+FORMAT = 2
 KEPT_CHECKPOINTS = 2
 
 
@@ -184,9 +185,9 @@ def turn_record(turn: Turn) -> dict[str, Any]:
         "author": turn.author,
         "seed": turn.seed,
         "ids": turn.ids,
-        "sampled": [int(mark) for mark in turn.sampled],
-        "logprobs": turn.logprobs,
-        "entropies": turn.entropies,
+        "sampled_tokens": turn.sampled_tokens,
+        "logprobs": list(turn.logprobs),
+        "entropies": list(turn.entropies),
         "versions": turn.versions,
         "action_tokens": turn.action_tokens,
         "action": turn.action,
@@ -212,7 +213,7 @@ def restore_turn(tree: TurnTree, record: dict[str, Any]) -> None:
             turn.streams["advantage"] = np.where(turn.sampled, advantage, 0.0)
         return
     index, parent = record.pop("turn"), record.pop("parent")
-    record["sampled"] = [bool(mark) for mark in record["sampled"]]
+    record["logprobs"], record["entropies"] = array("d", record["logprobs"]), array("d", record["entropies"])
     record["versions"] = [(version, count) for version, count in record["versions"]]
     record["outcome"] = Outcome(record["outcome"])
     if index < len(tree.turns):

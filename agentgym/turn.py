@@ -23,10 +23,11 @@ class Turn:
     """A node: thought, action and observation. It stores only the tokens that it adds, and they are never rendered again.
 
     ``ids`` are the tokens of the action, then those of the observation with the opening of the next action; the root has
-    the rendered task prompt. ``sampled`` is true on tokens that the policy itself sampled, its stop token included.
-    ``logprobs`` has one natural logarithm for each sampled token, under the behaviour policy; ``entropies`` has its entropy
-    there, in nats, or is empty. ``versions`` are runs ``(policy version, number of sampled tokens)``. ``streams`` are float
-    arrays of shape ``(len(ids),)`` or ``(len(ids), k)`` written by credit.
+    the rendered task prompt. The policy itself sampled the first ``sampled_tokens`` of them, its stop token included, or none:
+    what others wrote into an action is a segment of its own. ``logprobs`` has one natural logarithm for each sampled token,
+    under the behaviour policy; ``entropies`` has its entropy there, in nats, or is empty. ``versions`` are runs ``(policy
+    version, number of sampled tokens)``. ``streams`` are float arrays of shape ``(len(ids),)`` or ``(len(ids), k)`` written by
+    credit.
     """
 
     index: int  # order of commitment within the tree
@@ -34,10 +35,10 @@ class Turn:
     author: str  # who acted: "policy", "teacher", "expert", "env", an agent's name
     seed: int  # of this node's own sub-stream: the hash of its parent's seed and its branch number
     ids: list[int] = field(default_factory=list)
-    sampled: list[bool] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    entropies: list[float] = field(default_factory=list)
-    versions: list[tuple[int, int]] = field(default_factory=list)
+    sampled_tokens: int = 0
+    logprobs: Sequence[float] = ()
+    entropies: Sequence[float] = ()
+    versions: Sequence[tuple[int, int]] = ()
     action_tokens: int = 0  # the first tokens of ``ids``; after them comes the observation
     action: str = ""  # canonical text, see `agentgym.action`; of a partial turn: all that is written of the action so far
     replies: Sequence[Message] = ()  # what the environment said; at the root: the opening messages
@@ -62,6 +63,11 @@ class Turn:
 
     def __repr__(self) -> str:
         return f"Turn({self.index}, {self.author}, {len(self.ids)} tokens, reward={self.reward}, end={self.end})"
+
+    @property
+    def sampled(self) -> NDArray[np.bool_]:
+        """Of shape ``(len(ids),)``: true on tokens that the policy itself sampled."""
+        return np.arange(len(self.ids)) < self.sampled_tokens
 
     @property
     def observation(self) -> str:

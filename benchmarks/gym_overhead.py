@@ -157,7 +157,7 @@ def play(env: Sums, tree: TurnTree, chat: Chat, sampled: list[tuple[str, list[in
         turn.end = "truncated" if truncated else None
         delta = chat.bridge(parent.ids, ids, turn.replies) or []
         turn.ids = ids + delta
-        turn.sampled = [True] * len(ids) + [False] * len(delta)
+        turn.sampled_tokens = len(ids)
         parent = tree.add(turn)
     return time.process_time() - started
 

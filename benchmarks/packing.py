@@ -129,10 +129,9 @@ def _in_packs(learner: TorchLearner, tree: TurnTree, most: int) -> tuple[int, Ca
 
 def _turn(rng: random.Random, parent: Turn | None, sampled: int, said: int) -> Turn:
     ids = [rng.randrange(VOCABULARY) for _ in range(sampled + said)]
-    mask = [place < sampled for place in range(len(ids))]
-    trained = np.array(mask, dtype=np.float64)
+    trained = (np.arange(len(ids)) < sampled).astype(np.float64)
     streams = {"trained": trained, "weight": trained / 1000}
-    return Turn(0, parent, "policy" if parent else "env", 0, ids, mask, [-3.0] * sampled, streams=streams)
+    return Turn(0, parent, "policy" if parent else "env", 0, ids, sampled, [-3.0] * sampled, streams=streams)
 
 
 def _timed(run: Callable[[], Any]) -> float:

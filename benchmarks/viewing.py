@@ -51,7 +51,7 @@ def write_run(folder: Path, turns: int, seed: int = 0) -> int:
 
 
 def grow(tree: TurnTree, rng: random.Random) -> list[Turn]:
-    root = tree.add(Turn(0, None, "env", 0, ids=tokens(rng), sampled=[False] * TOKENS, replies=[said(tree.task.prompt)]))
+    root = tree.add(Turn(0, None, "env", 0, ids=tokens(rng), replies=[said(tree.task.prompt)]))
     for _ in range(EPISODES):
         parent = root
         for place in range(LENGTH):
@@ -69,7 +69,7 @@ def a_turn(parent: Turn, rng: random.Random) -> Turn:
         "policy",
         rng.getrandbits(63),
         ids=tokens(rng),
-        sampled=[place < TOKENS - OBSERVED for place in range(TOKENS)],
+        sampled_tokens=TOKENS - OBSERVED,
         logprobs=[-rng.expovariate(3) for _ in range(TOKENS - OBSERVED)],
         versions=[(3, TOKENS - OBSERVED)],
         action_tokens=TOKENS - OBSERVED,

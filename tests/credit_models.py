@@ -49,8 +49,8 @@ def episodes(*lengths: int, rewards: Any, task: str = "task") -> TurnTree:
 def credited(credit: Any, models: dict[str, Any], *trees: TurnTree) -> list[list[float]]:
     asyncio.run(credit.assign(trees, models))
     check_streams(trees)
-    turns = [turn for tree in trees for turn in tree.turns if any(turn.sampled)]
-    return [turn.streams["advantage"][np.array(turn.sampled, dtype=bool)].tolist() for turn in turns]
+    turns = [turn for tree in trees for turn in tree.turns if turn.sampled_tokens]
+    return [turn.streams["advantage"][: turn.sampled_tokens].tolist() for turn in turns]
 
 
 def flat(found: Any) -> list[float]:

@@ -129,7 +129,7 @@ def random_forest(seed: int, model: Any = None) -> list[TurnTree]:
     forest = [random_tree(rng, empty=0.1, restarts=0.1) for _ in range(3)]
     for packed in pack(forest, 10**6) if model is not None else ():
         for turn, own in by_turn(packed, PackScorer(model).logprobs(packed).numpy()):
-            turn.logprobs = own[np.asarray(turn.sampled, dtype=bool)].tolist()
+            turn.logprobs = own[turn.sampled].tolist()
     for tree, name in zip(forest, "abc", strict=True):
         tree.id = name
     return forest

@@ -14,10 +14,7 @@ VOCABULARY = 32
 
 def add_turn(tree: TurnTree, parent: Turn | None, ids: list[int], sampled: int = 0, **fields: Any) -> Turn:
     """A turn whose first ``sampled`` tokens the policy sampled, each with log-probability -3."""
-    turn = Turn(-1, parent, "policy" if sampled else "env", 0, ids=ids, **fields)
-    turn.sampled = [place < sampled for place in range(len(ids))]
-    turn.logprobs = [-3.0] * sampled
-    turn.action_tokens = sampled
+    turn = Turn(-1, parent, "policy" if sampled else "env", 0, ids, sampled, [-3.0] * sampled, action_tokens=sampled, **fields)
     return tree.add(turn)
 
 

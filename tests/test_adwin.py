@@ -28,7 +28,7 @@ def test_a_window_of_tokens_cuts_an_action_that_is_not_whole_by_then() -> None:
     assert lengths(forest) == [(1, STOPS)] * 2 + [(3, window)] * 2
     for leaf in forest[1].leaves():
         assert leaf.partial
-        assert sum(leaf.sampled) == 2
+        assert leaf.sampled_tokens == 2
         assert (leaf.outcome, leaf.reward) == (Outcome.CANCELLED, None)
 
 

@@ -122,7 +122,7 @@ def test_buckets_hold_the_trained_tokens_of_the_probes_alone_each_once() -> None
     learner = Given([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
     metrics = credited(forest, learner).metrics()
     probed = {turn for tree in forest for leaf in tree.leaves() if len(episode(leaf)) > 1 for turn in episode(leaf)}
-    sizes = [sum(sum(turn.sampled) for turn in probed if low < turn.depth <= high) for low, high in ((0, 1), (1, 2), (2, 4), (4, 9))]
+    sizes = [sum(turn.sampled_tokens for turn in probed if low < turn.depth <= high) for low, high in ((0, 1), (1, 2), (2, 4), (4, 9))]
     marks = np.array(learner.weights) > 0
     assert marks.sum(1).tolist() == sizes
     assert set(marks.sum(0).tolist()) == {0, 1}
@@ -209,7 +209,7 @@ def test_an_audit_says_the_cosines_of_the_learners_own_gradients(windows: Any) -
     metrics = credited(forest, learner, rho=0.9).metrics()
     assert [metrics[f"cosine_{window}"] for window in windows.candidates] == pytest.approx(expected, abs=1e-9)
     assert metrics["window_next"] == next_window(windows.candidates, expected, 0.9)
-    sampled = [turn.streams["bucket"][np.array(turn.sampled, dtype=bool)] for turns in _probed(forest).values() for turn in turns]
+    sampled = [turn.streams["bucket"][: turn.sampled_tokens] for turns in _probed(forest).values() for turn in turns]
     buckets = set(np.concatenate(sampled))
     assert len(buckets) > 2
     assert metrics["audit_tokens"] == len(buckets) * sum(len(turn.ids) for tree in forest for turn in tree.turns)  # in one pack

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from resumable_run import Letters
@@ -75,7 +74,7 @@ def test_three_steps_train_on_nothing_beyond_the_window_that_the_audit_before_ch
         for tree in trees:
             inside = [places(tree, turn) <= metrics["window"] for turn in tree.turns]
             for turn, own in zip(tree.turns, inside, strict=True):
-                assert (turn.streams["weight"] > 0).tolist() == (np.array(turn.sampled, dtype=bool) & own).tolist()
+                assert (turn.streams["weight"] > 0).tolist() == (turn.sampled & own).tolist()
         ends = [leaf.outcome is not Outcome.CANCELLED for tree in trees for leaf in tree.leaves()]
         assert (len(ends), sum(ends)) == (6, metrics["episodes"]) == (6, metrics["probes"])
 

@@ -86,7 +86,7 @@ def _written(chat: Chat, *actions: str, tree: TurnTree | None = None) -> TurnTre
 def _scores(scorer: Any, *trees: TurnTree) -> dict[Turn, Any]:
     """A teacher's log-probabilities of the sampled tokens of each turn."""
     asyncio.run(OPD().assign(trees, {"teacher": scorer}))
-    return {turn: turn.streams["teacher"][np.array(turn.sampled, dtype=bool)] for tree in trees for turn in tree.turns if any(turn.sampled)}
+    return {turn: turn.streams["teacher"][: turn.sampled_tokens] for tree in trees for turn in tree.turns if turn.sampled_tokens}
 
 
 def _log_softmax(policy: TransformersPolicy, ids: list[int]) -> Any:
@@ -162,7 +162,7 @@ def test_every_turn_of_a_played_tree_has_the_teachers_sum() -> None:
     for turn, scores in found.items():
         ids = chat.open(tree.root.replies)
         for node in path(turn)[1:]:
-            sampled = [token for token, own in zip(node.ids, node.sampled, strict=True) if own]
+            sampled = node.ids[: node.sampled_tokens]
             action = chat.tokenizer.encode(student.decode(sampled)) + [chat.tokenizer.eos_token_id] * (sampled[-1] in student.stop_ids)
             if node is turn:
                 assert scores.sum() == pytest.approx(_sum(foreign.policy, ids, action), abs=1e-4)
@@ -204,9 +204,9 @@ def test_a_uniform_teacher_gives_the_sums_that_are_known_by_hand() -> None:
 def test_what_others_wrote_is_context_and_what_is_cut_off_gets_no_stop_token() -> None:
     tree = _written(_student(), "etaoin", "more", "x")
     _, expert, second, third = tree.turns
-    expert.sampled, expert.logprobs = [False] * len(expert.ids), []
-    stop = second.sampled.index(False) - 1
-    second.ids, second.sampled = [*second.ids[:stop], *second.ids[stop + 1 :]], [*second.sampled[:stop], *second.sampled[stop + 1 :]]
+    expert.sampled_tokens, expert.logprobs = 0, []
+    stop = second.sampled_tokens = second.sampled_tokens - 1
+    second.ids = [*second.ids[:stop], *second.ids[stop + 1 :]]
     second.logprobs.pop()
     foreign = _foreign()
     found = _scores(foreign, tree)
@@ -242,7 +242,7 @@ def test_a_learner_whose_template_rewrites_history_changes_nothing_for_the_teach
     root, first, second = tree.turns
     root.children, first.children, second.children = [], [], []
     size = len(_student().write("etaoin"))
-    first.ids, first.sampled = first.ids[:size], first.sampled[:size]
+    first.ids, first.sampled_tokens = first.ids[:size], min(size, first.sampled_tokens)
     for turn in (root, first):
         rewritten.add(turn)
     fresh = add_turn(rewritten, first, _student().open(Prompt(rewritten, first).messages), restarts=True)
@@ -250,7 +250,7 @@ def test_a_learner_whose_template_rewrites_history_changes_nothing_for_the_teach
     rewritten.add(second)
     foreign = _foreign()
     asyncio.run(OPD(max_tokens=cut).assign([rewritten], {"teacher": foreign}))
-    again = [turn.streams["teacher"][np.array(turn.sampled, dtype=bool)] for turn in (first, second)]
+    again = [turn.streams["teacher"][: turn.sampled_tokens] for turn in (first, second)]
     for scores, expected in zip(again, plain, strict=True):
         assert scores == pytest.approx(expected, abs=1e-4)
 
@@ -300,7 +300,7 @@ def test_it_acts_in_words_from_its_own_rendering() -> None:
     rollout = Rollout(Letters, Groups(1, "teacher"), actors, _student(), Lineage.of(3), limits=Limits(tokens=300, turn_tokens=8))
     tree = asyncio.run(rollout.run([Start(Letters().tasks("train")[0])]))[0]
     assert len(tree.turns) == 3
-    assert not any(any(turn.sampled) for turn in tree.turns)
+    assert not any(turn.sampled_tokens for turn in tree.turns)
     first = tree.turns[1]
     ids = foreign.chat.open(tree.root.replies, tree.tools)
     alone = Turn(0, None, "env", 0, ids=ids, length=len(ids))

@@ -138,8 +138,8 @@ def test_entropies_are_stored_and_read_back(tmp_path):
     store = RunStore.create(tmp_path / "run", {})
     (tree,) = play(ARPO(2, 1), Writes(ACTIONS, noise), committed=store.turn)
     (read,) = store.trees()
-    assert [turn.entropies for turn in read.turns] == [turn.entropies for turn in tree.turns]
-    assert tree.turns[1].entropies[:3] == [0.0, 17 % 7 / 3, 34 % 7 / 3]
+    assert [list(turn.entropies) for turn in read.turns] == [list(turn.entropies) for turn in tree.turns]
+    assert list(tree.turns[1].entropies[:3]) == [0.0, 17 % 7 / 3, 34 % 7 / 3]
 
 
 # TreePO
@@ -330,7 +330,7 @@ def test_appo_branches_from_the_segments_that_hold_the_most_uncertain_tokens():
 
 def test_appo_branches_where_the_present_policy_prefers_what_followed():
     def later(turn):
-        return [{1: -0.3, 2: 0.1}.get(turn.depth, 0.0)] * sum(turn.sampled)
+        return [{1: -0.3, 2: 0.1}.get(turn.depth, 0.0)] * turn.sampled_tokens
 
     actor = Writes(ACTIONS, lambda turn, place: 5.0 if place == 2 else 1.0)
     (tree,) = play(APPO(rollouts=6, initial=4, segment=4, log_ratios=later), actor)
@@ -415,7 +415,7 @@ def test_latr_gives_up_a_fork_that_comes_back_and_gives_it_no_reward():
     given_up = [leaf for leaf in tree.leaves() if leaf.outcome is Outcome.CANCELLED]
     assert len(given_up) == 1
     assert (given_up[0].end, total_reward(given_up[0])) == ("truncated", None)
-    assert sum(sum(turn.sampled) for turn in path(given_up[0])) == 10
+    assert sum(turn.sampled_tokens for turn in path(given_up[0])) == 10
     assert sum(total_reward(leaf) is not None for leaf in tree.leaves()) == 4
 
 
@@ -429,7 +429,7 @@ def test_latr_gives_up_a_fork_at_once_where_one_of_its_ways_was_unlikely():
     tree = babble(lambda rng, place: (rng.randrange(30, 90), math.log(0.1)))
     given_up = [leaf for leaf in tree.leaves() if leaf.outcome is Outcome.CANCELLED]
     assert given_up
-    assert {sum(leaf.sampled) for leaf in given_up} == {5}
+    assert {leaf.sampled_tokens for leaf in given_up} == {5}
     assert all(leaf.parent.children[0] is not leaf for leaf in given_up)
 
 

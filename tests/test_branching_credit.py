@@ -116,7 +116,7 @@ def test_treepo_whitens_over_the_tokens_of_every_episode() -> None:
     tree, (long, short) = flat([1.0, 0.0])
     add_turn(tree, tree.root, [5])
     other, (third, fourth) = flat([1.0, 0.0])
-    long.ids, long.sampled, long.logprobs = [3] * 6, [True] * 6, [-1.0] * 6
+    long.ids, long.sampled_tokens, long.logprobs = [3] * 6, 6, [-1.0] * 6
     assign(treepo.TreePO(), tree, other)
     rows = [0.5] * 6 + [-0.5] * 2 + [0.5] * 2 + [-0.5] * 2
     expected = (np.array(rows) - np.mean(rows)) / np.std(rows, ddof=1)

@@ -118,7 +118,7 @@ def test_it_plays_real_tasks_and_trains_a_step(make, credit, objective):
     assert any((value != before[name]).any() for name, value in model.state_dict().items())
     unfinished = [turn for tree in forest for turn in tree.turns if not turn.children and turn.end is None]
     assert not unfinished
-    assert all(len(turn.entropies) == sum(turn.sampled) for tree in forest for turn in tree.turns)
+    assert all(len(turn.entropies) == turn.sampled_tokens for tree in forest for turn in tree.turns)
     assert max(len(context_ids(turn)) for tree in forest for turn in tree.turns) <= 448 + 200
 
 

@@ -107,7 +107,7 @@ def test_sampled_tokens_are_never_tokenised_again(name, conversation):
     for turn, (completion, _), shown in zip(played, conversation, actor.shown, strict=True):
         assert shown == context_ids(turn.parent)
         assert turn.ids[: turn.action_tokens] == completion
-        assert turn.sampled == [place < len(completion) for place in range(len(turn.ids))]
+        assert turn.sampled_tokens == len(completion)
         assert context_ids(turn)[: len(shown) + len(completion)] == shown + completion
         for child in turn.children:  # what comes next begins with all of it, or is marked as anew
             assert child.restarts or context_ids(child)[: turn.length] == context_ids(turn)
@@ -181,7 +181,7 @@ def test_a_completion_cut_off_at_its_length_is_closed_by_the_bridge(name):
     first = tree.turns[1]
     bridge = first.ids[first.action_tokens :]
     assert bridge[0] == STOP
-    assert not any(first.sampled[first.action_tokens :])
+    assert first.sampled_tokens == first.action_tokens
     assert TOKENIZER.decode(bridge).endswith("<|im_start|>assistant\n")
 
 

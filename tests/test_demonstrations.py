@@ -48,7 +48,7 @@ def test_a_run_is_played_again(tmp_path: Any) -> None:
         first = next(one for one in found if one.task == tree.task.id)
         assert [turn.action for turn in demonstrated(tree)] == list(first.actions)
         assert total_reward(demonstrated(tree)[-1]) == 1.0
-        assert not any(any(turn.sampled) for turn in demonstrated(tree))
+        assert not any(turn.sampled_tokens for turn in demonstrated(tree))
     assert assigned(Credit(), *trees)["pivots_seen"] > 0
 
 

@@ -104,7 +104,7 @@ def test_a_batch_in_which_nothing_trains_is_no_loss(name: str) -> None:
     learner = a_learner()
     forest = [tree for tree in random_forest(3) if not tree.root.streams]
     for turn in (turn for tree in forest for turn in tree.turns):
-        turn.sampled, turn.logprobs = [False] * len(turn.ids), []
+        turn.sampled_tokens, turn.logprobs = 0, []
     assigned(credit(), *forest, learner=learner, **scorers())
     token_mean(forest)
     packs = pack(forest, 10**6)

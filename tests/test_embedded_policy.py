@@ -99,7 +99,7 @@ def test_nothing_is_computed_twice_where_slots_suffice() -> None:
     begun = [turn for turn in turns if turn.children]
     ended = [turn for turn in turns if not turn.children and turn.parent]
     # a turn that is continued was read to its end; of another, the last sampled token was never read
-    assert policy.tokens_computed == sum(len(turn.ids) for turn in begun) + sum(sum(turn.sampled) - 1 for turn in ended)
+    assert policy.tokens_computed == sum(len(turn.ids) for turn in begun) + sum(turn.sampled_tokens - 1 for turn in ended)
     assert any(len(turn.children) > 1 for turn in turns)
 
 

@@ -292,7 +292,7 @@ def test_an_episode_is_played_through_it_and_malformed_calls_are_answered(serve)
     assert outcomes[:3] == [Outcome.OK, Outcome.MODEL_ERROR, Outcome.OK]
     assert "must be a JSON object" in server.requests[2]["messages"][-1]["content"]
     assert server.requests[1]["tools"] == tree.tools
-    assert not any(any(turn.sampled) or turn.logprobs for turn in tree.turns)
+    assert not any(turn.sampled_tokens or turn.logprobs for turn in tree.turns)
     assert all(turn.action_tokens for turn in tree.turns[1:])
 
 

@@ -77,13 +77,13 @@ def test_a_tree_has_the_mean_of_what_its_paths_have() -> None:
     for _ in range(20):
         tree = random_tree(rng, turns=10, empty=0, restarts=0)
         numbers = np.random.default_rng(rng.randrange(99))
-        values = {turn: numbers.normal(size=sum(turn.sampled)) for turn in tree.turns}
+        values = {turn: numbers.normal(size=turn.sampled_tokens) for turn in tree.turns}
         found = estimated(tree, values, 0.9, 0.7)
         sums: dict[Any, list[Any]] = {}
         for leaf in tree.leaves():
             alone, node, copies = TurnTree("path", tree.task), None, {}
             for turn in _path(leaf):
-                node = add_turn(alone, node, turn.ids, sum(turn.sampled), reward=turn.reward, end="done" if turn is leaf else None)
+                node = add_turn(alone, node, turn.ids, turn.sampled_tokens, reward=turn.reward, end="done" if turn is leaf else None)
                 copies[turn] = node
             own = estimated(alone, {copies[turn]: values[turn] for turn in copies}, 0.9, 0.7)
             for turn, twin in copies.items():

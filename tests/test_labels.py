@@ -66,9 +66,9 @@ def test_e2_a_row_for_every_turn_whoever_acts():
 
 def test_e3_the_loss_of_a_label():
     tree = TurnTree("tree", Task("task", ""))
-    root = tree.add(Turn(0, None, "env", 0, ids=[0], sampled=[False]))
-    tree.add(Turn(-1, root, "policy", 0, ids=[4, 5], sampled=[True] * 2, logprobs=[-1.0] * 2, action_tokens=2, action=LEFT, end="done"))
-    tree.add(Turn(-1, root, "teacher", 0, ids=[2, 3], sampled=[False] * 2, action_tokens=2, action=RIGHT, executed=False))
+    root = tree.add(Turn(0, None, "env", 0, ids=[0]))
+    tree.add(Turn(-1, root, "policy", 0, ids=[4, 5], sampled_tokens=2, logprobs=[-1.0] * 2, action_tokens=2, action=LEFT, end="done"))
+    tree.add(Turn(-1, root, "teacher", 0, ids=[2, 3], action_tokens=2, action=RIGHT, executed=False))
     learnt(tree)
     for divide, loss in ((constant(1.0), 2.079442), (token_mean, 1.039721)):
         divide([tree])
@@ -212,9 +212,9 @@ def test_a_history_that_the_template_rewrites_is_labelled_too():
 
 def test_a_state_has_one_row_even_where_two_labels_are_good_and_the_executed_one_comes_first():
     tree = TurnTree("tree", Task("task", ""))
-    root = tree.add(Turn(0, None, "env", 0, ids=[0], sampled=[False]))
+    root = tree.add(Turn(0, None, "env", 0, ids=[0]))
     for author, executed in (("teacher", False), ("teacher", True), ("teacher", False)):
-        tree.add(Turn(-1, root, author, 0, ids=[2, 3], sampled=[False] * 2, action_tokens=2, action=RIGHT, executed=executed))
+        tree.add(Turn(-1, root, author, 0, ids=[2, 3], action_tokens=2, action=RIGHT, executed=executed))
     assert learnt(tree)["labels"] == 1
     assert [row.index for row in rows(tree)] == [2]
 

@@ -27,7 +27,7 @@ def _forest(seed: int = 0) -> list[TurnTree]:
     forest = [random_tree(rng) for _ in range(3)]
     for tree in forest:
         for turn in tree.turns:
-            sampled = np.array(turn.sampled, dtype=np.float64)
+            sampled = turn.sampled.astype(np.float64)
             turn.streams = {"advantage": sampled * rng.uniform(-1, 1), "trained": sampled, "weight": sampled / 30}
     return forest
 

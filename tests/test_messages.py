@@ -83,8 +83,7 @@ def test_the_turns_are_the_assistants_messages():
     assert total_reward(tree.leaves()[0]) is None
     for turn in tree.turns[1:]:
         assert turn.ids[: turn.action_tokens] == CHAT.write(turn.action)
-        assert not any(turn.sampled)
-        assert len(turn.sampled) == len(turn.ids)
+        assert not turn.sampled_tokens
     assert [message["role"] for message in Prompt(tree, tree.turns[2]).messages] == [message["role"] for message in TALK[:-1]]
 
 

@@ -147,7 +147,7 @@ def _divided(tree: TurnTree, episodes: list[list[Turn]], losses: list[list[float
     for turns, values in zip(episodes, losses, strict=True):
         weights = [w for turn in turns for w in turn.streams["weight"][turn.sampled]]
         total += float(np.dot(weights, values))
-    assert all(not turn.streams["weight"][~np.array(turn.sampled)].any() for turn in tree.turns)
+    assert all(not turn.streams["weight"][~turn.sampled].any() for turn in tree.turns)
     return total
 
 

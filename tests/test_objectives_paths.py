@@ -377,9 +377,9 @@ def _credited(model: torch.nn.Module, seed: int) -> list[TurnTree]:
     for tree in forest:
         through = [turn for turns in episodes(tree) for turn in turns]
         for turn in tree.turns:
-            now = turn_logprobs(model, turn).detach()[torch.tensor(turn.sampled, dtype=torch.bool)]
+            now = turn_logprobs(model, turn).detach()[torch.from_numpy(turn.sampled)]
             turn.logprobs = [value + rng.uniform(-0.3, 0.3) for value in now.tolist()]
-            sampled = np.array(turn.sampled, dtype=np.float64)
+            sampled = turn.sampled.astype(np.float64)
             on_one = turn in through
             weight = rng.choice([0.0, 0.2, 0.5, 1.0]) * on_one
             turn.streams = {"advantage": sampled * rng.uniform(-2, 2), "weight": sampled * weight}
@@ -390,7 +390,7 @@ def _lines(model: torch.nn.Module, tree: TurnTree) -> list[Line]:
     found = episodes(tree)
     lines = []
     for turns in found:
-        kept = [torch.tensor(turn.sampled, dtype=torch.bool) for turn in turns]
+        kept = [torch.from_numpy(turn.sampled) for turn in turns]
         holders = [sum(turn in other for other in found) for turn in turns]
         both = list(zip(turns, kept, strict=True))
         streams = [[torch.from_numpy(turn.streams[name])[k] for turn, k in both] for name in ("advantage", "weight")]

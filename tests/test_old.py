@@ -34,7 +34,7 @@ class Even(Stateless):
 
     async def assign(self, trees: Any, models: Any) -> None:
         for turn in (turn for tree in trees for turn in tree.turns):
-            turn.streams["advantage"] = self.advantage * np.asarray(turn.sampled, dtype=np.float64)
+            turn.streams["advantage"] = self.advantage * turn.sampled.astype(np.float64)
 
 
 @pytest.mark.parametrize(

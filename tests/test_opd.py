@@ -175,7 +175,7 @@ def test_a_shared_token_is_scored_once() -> None:
     forest = random_forest(6)
     metrics = assigned(OPD(), *forest, teacher=teacher)
     assert teacher.tokens == sum(len(turn.ids) for tree in forest for turn in tree.turns)
-    assert metrics["teacher_tokens"] == sum(sum(turn.sampled) for tree in forest for turn in tree.turns)
+    assert metrics["teacher_tokens"] == sum(turn.sampled_tokens for tree in forest for turn in tree.turns)
 
 
 def test_a_uniform_teacher_gives_every_token_of_a_dialogue_the_same_score() -> None:

@@ -44,8 +44,8 @@ def test_every_turn_stands_behind_its_context_and_carries_its_streams_once(fores
         assert len(packed) <= max_tokens or len(tips) == 1
         for place, turn in enumerate(packed.turns):
             assert packed.token[packed.turn == place].tolist() == turn.ids
-            assert packed.sampled[packed.turn == place].tolist() == turn.sampled
-            assert packed.logprobs[(packed.turn == place) & packed.sampled].tolist() == turn.logprobs
+            assert packed.sampled[packed.turn == place].tolist() == [place < turn.sampled_tokens for place in range(len(turn.ids))]
+            assert packed.logprobs[(packed.turn == place) & packed.sampled].tolist() == list(turn.logprobs)
             assert set(_attended(turn)) <= set(packed.turns[: place + 1])
     marks = [mark for packed in packs for mark in packed.streams["mark"] if mark]
     assert sorted(marks) == [mark for tree in forest for turn in tree.turns for mark in turn.streams["mark"]]
@@ -208,7 +208,7 @@ def _credited(seed: int) -> list[TurnTree]:
     forest = [random_tree(rng, turns=10) for _ in range(4)]
     for tree in forest:
         for turn in tree.turns:
-            sampled = np.array(turn.sampled, dtype=np.float64)
+            sampled = turn.sampled.astype(np.float64)
             turn.streams = {"advantage": sampled * rng.uniform(-2, 2), "weight": sampled * rng.uniform(0.1, 1)}
     return forest
 
@@ -229,8 +229,8 @@ def _packed_gradient(model: torch.nn.Module, packs: Sequence[Packed]) -> torch.T
 def _gradient_by_paths(model: torch.nn.Module, forest: Sequence[TurnTree]) -> torch.Tensor:
     """Each turn in a causal forward pass over its own context: no packing, no mask, no positions."""
     model.zero_grad()
-    for turn in [turn for tree in forest for turn in tree.turns if any(turn.sampled)]:
-        n = sum(turn.sampled)
+    for turn in [turn for tree in forest for turn in tree.turns if turn.sampled_tokens]:
+        n = turn.sampled_tokens
         ratio = (turn_logprobs(model, turn)[:n] - torch.tensor(turn.logprobs, dtype=torch.float64)).exp()
         advantage, weight = (torch.from_numpy(turn.streams[name])[:n] for name in ("advantage", "weight"))
         gain = torch.minimum(ratio * advantage, torch.clip(ratio, 1 - LOW, 1 + HIGH) * advantage)

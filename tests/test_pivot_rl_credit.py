@@ -162,7 +162,7 @@ def test_tokens_that_were_not_sampled_are_never_trained(groups: Any, std: Any) -
     assigned(Credit(Exact(), std=std), tree)
     for one in tree.turns:
         for name in ("advantage", "trained"):
-            assert not one.streams[name][~np.array(one.sampled)].any()
+            assert not one.streams[name][~one.sampled].any()
         assert one.streams["trained"].any() or not one.streams["advantage"].any()
 
 

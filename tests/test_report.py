@@ -30,10 +30,10 @@ def add(tree, parent, action, observation, **fields):
 
 def a_tree(name="tree one", hostile=""):
     tree = TurnTree(name, Task("iceland", f"Capital of Iceland?{hostile}"))
-    root = add(tree, None, "", f"The task is read here.{hostile}", author="env", ids=[1, 2, 3], sampled=[False] * 3)
+    root = add(tree, None, "", f"The task is read here.{hostile}", author="env", ids=[1, 2, 3])
     first = call("search", query=f"Iceland{hostile}", thought=f"A thinking thought.{hostile}")
     search = add(tree, root, first, f"Seen it.{hostile}")
-    search.ids, search.sampled = [4, 5, 6, 7], [True, True, False, False]
+    search.ids, search.sampled_tokens = [4, 5, 6, 7], 2
     search.streams["advantage"] = np.array([0.5, 1.0, 0.0, 0.0])
     add(tree, search, call("answer", text="Reykjavík"), "", reward=1.0, end="done", metrics={"f1": 1.0})
     broken = f"<tool_call>{{broken{hostile}</tool_call>"

@@ -85,7 +85,7 @@ def test_an_action_in_segments_is_executed_once_and_whole():
     assert (leaf.end, total_reward(leaf)) == ("done", 0.07)
     partial = [turn for turn in tree.turns if turn.partial]
     assert partial
-    assert all(len(turn.ids) == 4 and all(turn.sampled) and not turn.replies and not turn.executed for turn in partial)
+    assert all(len(turn.ids) == turn.sampled_tokens == 4 and not turn.replies and not turn.executed for turn in partial)
     assert Prompt(tree, leaf).messages == Prompt(whole, whole.leaves()[0]).messages
 
 
@@ -142,7 +142,7 @@ def test_segments_are_stored_and_read_back(tmp_path):
 def test_a_packed_tree_holds_each_segment_once():
     tree, _ = play(Segments(4, branches=3))
     for turn in tree.turns:
-        turn.streams["weight"] = [float(mark) for mark in turn.sampled]
+        turn.streams["weight"] = turn.sampled.astype(float)
     (packed,) = pack([tree], 10_000)
     assert len(packed) == sum(len(turn.ids) for turn in tree.turns)
 

@@ -20,13 +20,13 @@ def store(tmp_path):
 def a_tree():
     tree = TurnTree("0/train/t/0", Task("t", "Which?", answer="x", data={"hops": 2}), {"split": "train"})
     tree.tools = [{"type": "function", "function": {"name": "look"}}]
-    root = tree.add(Turn(0, None, "env", 2**62 + 1, ids=[1, 2], sampled=[False] * 2, replies=[{"role": "user", "content": "Which?"}]))
+    root = tree.add(Turn(0, None, "env", 2**62 + 1, ids=[1, 2], replies=[{"role": "user", "content": "Which?"}]))
     action = tree.add(
-        Turn(-1, root, "policy", 7, ids=[5, 6, 9], sampled=[True, True, False], logprobs=[-0.1, -2 / 3], versions=[(0, 1), (1, 1)])
+        Turn(-1, root, "policy", 7, ids=[5, 6, 9], sampled_tokens=2, logprobs=[-0.1, -2 / 3], versions=[(0, 1), (1, 1)])
     )
     action.action, action.action_tokens, action.key, action.outcome = "नमस्ते \x00", 2, "k", Outcome.TOOL_ERROR
-    tree.add(Turn(-1, root, "teacher", 8, executed=False, ids=[4], sampled=[False]))
-    fresh = tree.add(Turn(-1, action, "env", 9, restarts=True, ids=[1, 2, 5, 8], sampled=[False] * 4))
+    tree.add(Turn(-1, root, "teacher", 8, executed=False, ids=[4]))
+    fresh = tree.add(Turn(-1, action, "env", 9, restarts=True, ids=[1, 2, 5, 8]))
     tree.add(Turn(-1, fresh, "policy", 10, reward=None, end="error", outcome=Outcome.JUDGE, error="JudgeError: no answer"))
     return tree
 

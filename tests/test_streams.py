@@ -234,7 +234,7 @@ def test_a_credit_hears_of_the_learner_and_the_chat_format_and_a_hook_of_every_s
 def test_what_another_actor_sampled_has_no_advantage() -> None:
     tree = group(1, 0)
     for turn in tree.turns:
-        turn.streams["advantage"] = np.asarray(turn.sampled, dtype=np.float64)
+        turn.streams["advantage"] = turn.sampled.astype(np.float64)
     check_streams([tree])
     tree.turns[2].author = "teacher"
     with pytest.raises(AgentGymError, match="turn 2 of tree tree: the credit wrote advantage on what 'teacher' sampled, not the policy"):

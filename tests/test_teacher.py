@@ -34,8 +34,8 @@ def _played(actor: str, policy: TransformersPolicy) -> TurnTree:
 def test_what_a_teacher_writes_is_nobodys_sample_and_has_no_ratio() -> None:
     policy = _policy()
     mine, taught = _played("policy", policy), _played("teacher", policy)
-    assert any(any(turn.sampled) for turn in mine.turns)
-    assert not any(any(turn.sampled) or turn.logprobs for turn in taught.turns)
+    assert any(turn.sampled_tokens for turn in mine.turns)
+    assert not any(turn.sampled_tokens or turn.logprobs for turn in taught.turns)
     assert taught.turns[1].action == mine.turns[1].action != ""  # equal weights, prompts and seeds
     assert all(turn.cache is None for turn in taught.turns)
 

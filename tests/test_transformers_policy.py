@@ -66,7 +66,7 @@ def a_policy(model=None, slots=16, stop=frozenset({STOP})):
 
 def a_tree(ids, name="t"):
     tree = TurnTree(name, Task(name, ""))
-    tree.add(Turn(0, None, "env", 0, ids=list(ids), sampled=[False] * len(ids)))
+    tree.add(Turn(0, None, "env", 0, ids=list(ids)))
     return tree
 
 
@@ -75,7 +75,7 @@ async def extend(policy, tree, parent, observation, sampling):
     turn = Turn(-1, parent, "policy", sampling.seed)
     generation = await policy.generate(Prompt(tree, parent), sampling)
     turn.ids = [*generation.ids, *observation]
-    turn.sampled = [True] * len(generation.ids) + [False] * len(observation)
+    turn.sampled_tokens = len(generation.ids)
     turn.logprobs, turn.versions, turn.cache = generation.logprobs, generation.versions, generation.cache
     turn.metrics = {"temperature": sampling.temperature}
     return tree.add(turn)
@@ -127,7 +127,7 @@ def assert_exact(model, trees, tolerance=1e-9):
     checked = 0
     for turn in [turn for tree in trees for turn in tree.turns[1:]]:
         before = context_ids(turn.parent)
-        sampled = turn.ids[: sum(turn.sampled)]
+        sampled = turn.ids[: turn.sampled_tokens]
         logits = reference(model, [*before, *sampled])[len(before) - 1 : -1]
         temperature = turn.metrics["temperature"]
         logprobs = (logits / (temperature or 1.0)).log_softmax(-1)
@@ -204,7 +204,7 @@ def test_what_somebody_else_wrote_does_not_cost_the_prefix():
         policy = a_policy()
         tree = a_tree(range(8, 40))
         first = await extend(policy, tree, tree.root, [9, 10], Sampling(0.7, 6, 1))
-        told = tree.add(Turn(-1, first, "expert", 0, ids=[11, 12, 13], sampled=[False] * 3))
+        told = tree.add(Turn(-1, first, "expert", 0, ids=[11, 12, 13]))
         await extend(policy, tree, told, [], Sampling(0.7, 6, 2))
         assert policy.tokens_computed == unique_tokens([tree])
 
@@ -344,7 +344,7 @@ def test_two_policies_in_one_tree_do_not_touch_each_others_cache():
     tree = asyncio.run(run())
     for number, turn in enumerate(tree.turns[1:]):
         alone = a_tree(context_ids(turn.parent))
-        alone.add(Turn(-1, alone.root, "policy", 0, ids=turn.ids[:-2], sampled=[True] * (len(turn.ids) - 2)))
+        alone.add(Turn(-1, alone.root, "policy", 0, ids=turn.ids[:-2], sampled_tokens=len(turn.ids) - 2))
         alone.turns[1].logprobs, alone.turns[1].metrics = turn.logprobs, turn.metrics
         assert_exact((ours, theirs)[number % 2].model, [alone])
 

@@ -43,10 +43,10 @@ def grow(tree, parent, action, observation, **fields):
 
 def a_tree(number=0, hostile="", reward=1.0):
     tree = TurnTree(f"{number}/train{hostile}", Task(f"task-{number}", f"Capital of country {number}?{hostile}"))
-    root = grow(tree, None, "", f"The task is read here.{hostile}", author="env", ids=[1, 2, 3], sampled=[False] * 3)
+    root = grow(tree, None, "", f"The task is read here.{hostile}", author="env", ids=[1, 2, 3])
     query = f"country {number}{hostile}"
     first = grow(tree, root, call("search", query=query, thought=f"A thinking thought.{hostile}"), f"Seen it.{hostile}")
-    first.ids, first.sampled = [4, 5, 6, 7], [True, True, False, False]
+    first.ids, first.sampled_tokens = [4, 5, 6, 7], 2
     second = grow(tree, root, call("search", query=f"city {number}"), "Seen nothing here, it says.", outcome=Outcome.TOOL_ERROR)
     second.error = f"RefusedHere{hostile}"
     grow(tree, first, call("answer", text="Right"), "", reward=reward, end="done")

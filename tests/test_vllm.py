@@ -49,7 +49,7 @@ def a_policy(*servers, **settings):
 
 def prompt(name="tree", cache=None):
     tree = TurnTree(name, Task("t", "Count."))
-    return Prompt(tree, tree.add(Turn(0, None, "env", 0, ids=[20, 21], sampled=[False] * 2, cache=cache)))
+    return Prompt(tree, tree.add(Turn(0, None, "env", 0, ids=[20, 21], cache=cache)))
 
 
 def ask(policy, *prompts, sampling=None):

@@ -65,7 +65,7 @@ def a_policy(server, **settings):
 def prompt(text="Which country is it?"):
     tree = TurnTree(text, Task("t", text))
     ids = CHAT.open([{"role": "user", "content": text}])
-    return Prompt(tree, tree.add(Turn(0, None, "env", 0, ids=ids, sampled=[False] * len(ids))))
+    return Prompt(tree, tree.add(Turn(0, None, "env", 0, ids=ids)))
 
 
 def endless():
@@ -155,7 +155,7 @@ def test_an_action_ends_at_its_limit_and_at_the_models_room(server):
     short = asyncio.run(policy.generate(prompt(), Sampling(1.0, 7, 5)))
     assert (len(short.ids), short.finish) == (7, "length")
     tree = TurnTree("long", Task("t", ""))
-    root = tree.add(Turn(0, None, "env", 0, ids=[20] * 2043, sampled=[False] * 2043))
+    root = tree.add(Turn(0, None, "env", 0, ids=[20] * 2043))
     assert len(asyncio.run(policy.generate(Prompt(tree, root), Sampling(1.0, 50))).ids) == 5
     root.ids = [20] * 2048
     with pytest.raises(AgentGymError, match="2048"):
@@ -336,7 +336,7 @@ def test_an_evaluation_from_the_command_line_asks_for_tokens(server, tmp_path):
     done = agentgym(*command, "--out", "run", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     turns = [json.loads(line) for line in (tmp_path / "run" / "turns.jsonl").read_text().splitlines()]
-    assert sum(sum(turn.get("sampled", ())) == len(turn.get("logprobs", ())) > 0 for turn in turns) >= 8
+    assert sum(turn.get("sampled_tokens", 0) == len(turn.get("logprobs", ())) > 0 for turn in turns) >= 8
 
 
 def test_a_recipe_trains_on_the_server_while_it_plays_on(server, tmp_path):

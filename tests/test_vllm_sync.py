@@ -188,9 +188,9 @@ def test_a_served_teacher_scores_packs_between_two_awaits_and_writes_in_words(se
     teacher = VllmTeacher(server.url, "tiny", backoff=0.01)
     ids = Canary.prompt(CHAT)
     tree = TurnTree("canary", Task("canary", ""))
-    root = tree.add(Turn(0, None, "env", 0, ids=ids[:4], sampled=[False] * 4))
+    root = tree.add(Turn(0, None, "env", 0, ids=ids[:4]))
     for _ in range(2):
-        tree.add(Turn(0, root, "policy", 0, ids=ids[4:], sampled=[False] * 6))
+        tree.add(Turn(0, root, "policy", 0, ids=ids[4:]))
     (packed,) = pack([tree], 100)
 
     async def credit():

@@ -31,7 +31,7 @@ def a_forest(seed: int) -> list[TurnTree]:
     rng = random.Random(seed)
     forest = [random_tree(rng, restarts=0.0) for _ in range(5)]
     for turn in (turn for tree in forest for turn in tree.turns):
-        turn.streams = {"advantage": np.array(turn.sampled, dtype=np.float64) * rng.uniform(-1, 1)}
+        turn.streams = {"advantage": turn.sampled.astype(np.float64) * rng.uniform(-1, 1)}
         turn.cache = turn.snapshot = lambda: None  # which no other process could be sent
     token_mean(forest)
     return forest

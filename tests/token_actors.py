@@ -43,7 +43,7 @@ class Babbles:
 
     async def generate(self, prompt: Any, sampling: Any) -> Generation:
         rng = random.Random(sampling.seed)
-        first = sum(sum(turn.sampled) for turn in path(prompt.turn))
+        first = sum(turn.sampled_tokens for turn in path(prompt.turn))
         drawn = [self.token(rng, first + place) for place in range(sampling.max_tokens)]
         ids, logprobs = [token for token, _ in drawn], [probability for _, probability in drawn]
         return Generation(ids, logprobs, [(0, len(ids))], "length", entropies=[1.0] * len(ids))

@@ -26,7 +26,7 @@ class Teaches(Stateless):
     async def assign(self, trees: Any, models: Any) -> None:
         for tree in trees:
             for turn in tree.turns:
-                sampled = np.array(turn.sampled, dtype=np.float64)
+                sampled = turn.sampled.astype(np.float64)
                 turn.streams["trained"] = sampled
                 turn.streams["advantage"] = sampled * np.cos(np.array(turn.ids, dtype=np.float64))
 
@@ -67,7 +67,7 @@ def credited(forest: Any, learner: Any = None, **options: Any) -> adwin.ADWIN:
 def lengths(forest: Any) -> list[tuple[int, int]]:
     """Whole turns and sampled tokens of each episode, in order."""
     leaves = [leaf for tree in forest for leaf in tree.leaves()]
-    return [(len(episode(leaf)), sum(sum(turn.sampled) for turn in path(leaf))) for leaf in leaves]
+    return [(len(episode(leaf)), sum(turn.sampled_tokens for turn in path(leaf))) for leaf in leaves]
 
 
 def probes(forest: Any) -> list[str]:

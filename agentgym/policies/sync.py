@@ -93,7 +93,7 @@ class Canary:
     def of(cls, chat: Chat, learner: Teaches) -> Canary:
         ids = cls.prompt(chat)
         tree = TurnTree("canary", Task("canary", ""))
-        tree.add(Turn(0, None, "env", 0, ids=ids, sampled=[False] * len(ids)))
+        tree.add(Turn(0, None, "env", 0, ids=ids))
         return cls(ids, learner.logprobs(pack([tree], len(ids))[0]).float().cpu().numpy(), learner.version)
 
     @staticmethod

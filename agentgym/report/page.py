@@ -164,9 +164,8 @@ def render(title: str, data: Mapping[str, Any], asks: str = "'none'") -> str:
 def _turn_record(turn: Turn) -> Record:
     action = parse_action(turn.action)
     advantage = turn.streams.get("advantage")
-    sampled = np.asarray(turn.sampled, bool)
-    if advantage is not None and sampled.any():
-        advantage = advantage[sampled]
+    if advantage is not None and turn.sampled_tokens:
+        advantage = advantage[: turn.sampled_tokens]
     return {
         "parent": None if turn.parent is None else turn.parent.index,
         "author": turn.author,
@@ -182,7 +181,7 @@ def _turn_record(turn: Turn) -> Record:
         "end": turn.end,
         "executed": turn.executed,
         "partial": turn.partial,
-        "sampled": int(sampled.sum()),
+        "sampled": turn.sampled_tokens,
         "tokens": len(turn.ids),
         "read": turn.tokens_read,
         "written": turn.tokens_written,

@@ -44,7 +44,7 @@ class ForeignTeacher:
         values = np.zeros(len(packed))
         numbers = {turn: number for number, turn in enumerate(packed.turns)}
         for turn, ids, scores in self._scored(packed):
-            place, own = (packed.turn == numbers[turn]) & packed.sampled, _sampled(turn)
+            place, own = (packed.turn == numbers[turn]) & packed.sampled, turn.ids[: turn.sampled_tokens]
             text, stopped = self.student_chat.decode(own), _stopped(own, self.student_chat)
             spans = _ends(own, self.student_chat, text, stopped), _ends(ids, self.chat, text, stopped)
             values[place] = spread(spans[0], packed.logprobs[place], spans[1], scores)
@@ -72,7 +72,7 @@ class ForeignTeacher:
 
     def _scored(self, packed: Packed) -> Iterator[tuple[Turn, list[int], Floats]]:
         """Each turn with sampled tokens, the teacher's own tokens for the same action, and their log-probabilities."""
-        wanted = [turn for turn in packed.turns if any(turn.sampled)]
+        wanted = [turn for turn in packed.turns if turn.sampled_tokens]
         translated = _Translation(self.chat, self.student_chat, self._tools)
         for node in dict.fromkeys(node for turn in wanted for node in path(turn)):
             translated.add(node)
@@ -106,21 +106,21 @@ class _Translation:
         if turn not in self.tools:
             raise AgentGymError("the teacher has not heard which tools the trees offer: call read_tools(trees) before it scores")
         self.forest[turn] = TurnTree("", Task("", ""))
-        return self.forest[turn].add(_unsampled(None, self.chat.open(turn.replies, self.tools[turn])))
+        return self.forest[turn].add(Turn(-1, None, "env", 0, self.chat.open(turn.replies, self.tools[turn])))
 
     def _action(self, turn: Turn, parent: Turn) -> Turn:
         root = path(turn)[0]
         completion = self._completion(turn)
         bridge = self.chat.bridge(parent.ids, completion, turn.replies) if turn.children else []
-        twin = self.actions[turn] = self.forest[root].add(_unsampled(parent, completion + (bridge or [])))
+        twin = self.actions[turn] = self.forest[root].add(Turn(-1, parent, "env", 0, completion + (bridge or [])))
         twin.action_tokens = len(completion)
         if bridge is not None:
             return twin
         ids = self.chat.open(Prompt(self.forest[root], turn).messages, self.tools[root])
-        return self.forest[root].add(_unsampled(twin, ids, restarts=True))
+        return self.forest[root].add(Turn(-1, twin, "env", 0, ids, restarts=True))
 
     def _completion(self, turn: Turn) -> list[int]:
-        sampled = _sampled(turn)
+        sampled = turn.ids[: turn.sampled_tokens]
         if not sampled:
             return self.chat.write(turn.action)
         ids = _encoded(self.chat, self.student_chat.decode(sampled))
@@ -158,17 +158,9 @@ def _ends(ids: list[int], chat: Chat, text: str, stopped: bool) -> list[int]:
     return [*ends(chat.tokenizer, ids[: len(ids) - stopped], text), *([len(text.encode()) + 1] if stopped else [])]
 
 
-def _sampled(turn: Turn) -> list[int]:
-    return [token for token, sampled in zip(turn.ids, turn.sampled, strict=True) if sampled]
-
-
 def _stopped(ids: list[int], chat: Chat) -> bool:
     return bool(ids) and ids[-1] in chat.stop_ids
 
 
 def _encoded(chat: Chat, text: str) -> list[int]:
     return list(chat.tokenizer.encode(text, add_special_tokens=False))
-
-
-def _unsampled(parent: Turn | None, ids: list[int], restarts: bool = False) -> Turn:
-    return Turn(-1, parent, "env", 0, ids=ids, sampled=[False] * len(ids), restarts=restarts)

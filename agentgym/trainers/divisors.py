@@ -59,7 +59,7 @@ def _masks(trees: Sequence[TurnTree]) -> dict[Turn, Stream]:
     masks: dict[Turn, Stream] = {}
     for tree in trees:
         for turn in (turn for tip in _tips(tree) for turn in path(tip)):
-            mask = turn.streams["trained"] if "trained" in turn.streams else np.asarray(turn.sampled, dtype=np.float64)
+            mask = turn.streams["trained"] if "trained" in turn.streams else turn.sampled.astype(np.float64)
             if mask.any():
                 masks[turn] = mask
     return masks

@@ -78,8 +78,8 @@ async def train_step(
     leaves = [leaf for tree in forest for leaf in tree.leaves() if leaf.outcome is not Outcome.CANCELLED]
     metrics["lost"], metrics["episodes"] = sum(leaf.reward is None for leaf in leaves), len(leaves)
     acted = [turn for tree in forest for turn in tree.turns if turn.author != "env"]
-    metrics["sampled_tokens"] = sum(sum(turn.sampled) for turn in acted)
-    metrics["rollout_turns"] = sum(any(turn.sampled) and not turn.partial for turn in acted)
+    metrics["sampled_tokens"] = sum(turn.sampled_tokens for turn in acted)
+    metrics["rollout_turns"] = sum(turn.sampled_tokens and not turn.partial for turn in acted)
     metrics["environment_steps"], metrics["loop_steps"] = sum(turn.executed for turn in acted), 1
     return metrics | clock.lap(), forest, trees
 

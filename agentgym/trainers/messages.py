@@ -117,7 +117,7 @@ def _tree(number: int, row: Row, chat: Chat) -> TurnTree:
     tree = TurnTree(f"messages/{number}", Task(f"row {number}", asked))
     tree.tools = talk.tools
     ids = chat.open(opening, tree.tools)
-    turn = tree.add(Turn(-1, None, "env", 0, ids=ids, sampled=[False] * len(ids), replies=opening))
+    turn = tree.add(Turn(-1, None, "env", 0, ids=ids, replies=opening))
     for place, following in zip(places, [*places[1:], None], strict=True):
         replies = [said.reply() for said in talk.messages[place + 1 : following]] if following else []
         turn = tree.add(_turn(chat, turn, place, talk.messages[place].action(), replies, following is None))
@@ -134,7 +134,6 @@ def _turn(chat: Chat, before: Turn, place: int, action: str, replies: list[Messa
     if bridge is None:
         raise AgentGymError(f"messages.{place}: the chat template rewrites what was said before")
     turn = Turn(-1, before, "teacher", 0, ids=ids + bridge, action_tokens=len(ids), action=action, replies=replies)
-    turn.sampled = [False] * len(turn.ids)
     turn.end, turn.reward = ("done", None) if last else (None, 0.0)
     return turn
 

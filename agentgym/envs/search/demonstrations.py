@@ -72,7 +72,6 @@ class Demonstrations(demonstrations.Demonstrations):
             turn.action_tokens = len(turn.ids)
             if turn.end is None:
                 turn.ids = turn.ids + (self.chat.bridge(turn.parent.ids, turn.ids, turn.replies) or [])
-        turn.sampled = [False] * len(turn.ids)
 
 
 def _with_content(message: Message, retell: Callable[[str], str]) -> Message:

@@ -52,7 +52,7 @@ class ADWIN(Around):
         for tree in played:
             for turn in tree.turns:
                 inside = places(tree, turn) <= tree.tags["window"]["length"]
-                beyond += int(sum(np.asarray(turn.sampled, dtype=bool) & ~inside))
+                beyond += int(sum(turn.sampled & ~inside))
                 for name in {"advantage", "trained"} & turn.streams.keys():
                     turn.streams[name] = turn.streams[name] * inside
         self._metrics["probe_tokens"] = beyond
@@ -120,7 +120,7 @@ def places(tree: TurnTree, turn: Turn) -> Ints:
         )
     counts = tree.tags["window"]["counts"]
     before = counts[turn.parent.index] if turn.parent is not None else 0
-    sampled = np.cumsum(turn.sampled) if any(turn.sampled) else np.ones(len(turn.ids), dtype=np.int64)
+    sampled = np.cumsum(turn.sampled) if turn.sampled_tokens else np.ones(len(turn.ids), dtype=np.int64)
     found: Ints = before - (before - counts[turn.index]) * sampled // sampled[-1:]
     return found
 

@@ -28,7 +28,7 @@ class AEPO(Stateless):
 
     async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None:
         await self._outcomes.assign(trees, models)
-        turns = [turn for tree in trees for turn in tree.turns if any(turn.sampled)]
+        turns = [turn for tree in trees for turn in tree.turns if turn.sampled_tokens]
         entropies = [known(turn) for turn in turns]
         factors = iter(entropy_factors(np.array([h for of_turn in entropies for h in of_turn]), self.weight).tolist())
         for turn in turns:

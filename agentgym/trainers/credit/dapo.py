@@ -26,7 +26,7 @@ class DAPO(GroupCredit):
         self.longest, self.cache = longest, cache
 
     def advantages(self, group: Group) -> Floats:
-        lengths = np.array([sum(sum(turn.sampled) for turn in path(leaf)) for leaf in group.leaves])
+        lengths = np.array([sum(turn.sampled_tokens for turn in path(leaf)) for leaf in group.leaves])
         return group_advantages(group.rewards + overlong(lengths, self.longest, self.cache))
 
 

@@ -58,7 +58,7 @@ def group_advantages(rewards: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def per_kilotoken(contrasts: int, trees: Sequence[TurnTree]) -> float:
     """Groups with unequal rewards for each thousand tokens that were sampled: what a budget bought."""
-    return 1000 * contrasts / max(1, sum(sum(turn.sampled) for tree in trees for turn in tree.turns))
+    return 1000 * contrasts / max(1, sum(turn.sampled_tokens for tree in trees for turn in tree.turns))
 
 
 def broadcast(tree: TurnTree, advantages: Mapping[Turn, float]) -> None:

@@ -38,13 +38,13 @@ class HAPO(Stateless):
         for tree in trees:
             own = judged(tree)
             group = np.array(list(own.values()), dtype=np.float64)
-            lengths = np.array([sum(sum(turn.sampled) for turn in path(leaf)) for leaf in own], dtype=np.float64)
+            lengths = np.array([sum(turn.sampled_tokens for turn in path(leaf)) for leaf in own], dtype=np.float64)
             advantages = token_advantages(group, lengths)
             broadcast(tree, dict(zip(own, advantages.tolist(), strict=True)))
             rewards.extend(own.values())
             mixed += bool(advantages.any())
         turns = [turn for tree in trees for turn in tree.turns]
-        scores = iter(heterogeneity(np.array([h for turn in turns if any(turn.sampled) for h in known(turn)]), self.reference_sign))
+        scores = iter(heterogeneity(np.array([h for turn in turns if turn.sampled_tokens for h in known(turn)]), self.reference_sign))
         for turn in turns:
             turn.streams["heterogeneity"] = np.array([next(scores) if sampled else 0.0 for sampled in turn.sampled])
         self._metrics = {"reward": float(np.mean(rewards)) if rewards else float("nan"), "groups_with_signal": mixed / max(1, len(trees))}

@@ -56,7 +56,7 @@ class Snapshots(Around):
             scorer.model.load_state_dict(self.held[version], strict=False)
             for turn, found in scored(trees, scorer, self.max_tokens):
                 turn.streams["old"] = np.where(_drawn_by(turn, version), found, turn.streams["old"])
-        self._metrics = {"old_missing": missing / max(1, sum(sum(turn.sampled) for turn in turns))}
+        self._metrics = {"old_missing": missing / max(1, sum(turn.sampled_tokens for turn in turns))}
 
     def state_dict(self) -> State:
         return {"credit": self.credit.state_dict(), "held": self.held}
@@ -129,11 +129,11 @@ def _share(turns: Sequence[tuple[Turn, Floats, Floats]], bounds: tuple[float, fl
     """How much of what was sampled passes the tests, with the learner's weights as they are. 1 where nothing was sampled."""
     passed = total = 0
     for turn, old, now in turns:
-        sampled = np.asarray(turn.sampled, dtype=bool)
-        advantage = turn.streams.get("advantage", np.zeros(len(sampled)))
-        before, between, after, signs = (torch.from_numpy(values[sampled]) for values in (_sampler(turn), old, now, advantage))
+        n = turn.sampled_tokens
+        advantage = turn.streams.get("advantage", np.zeros(n))
+        before, between, after, signs = (torch.from_numpy(values[:n]) for values in (_sampler(turn), old, now, advantage))
         good = kept(before, between, after, signs, *bounds)
-        passed, total = passed + int(good.sum()), total + int(sampled.sum())
+        passed, total = passed + int(good.sum()), total + n
     return passed / total if total else 1.0
 
 
@@ -147,7 +147,6 @@ def _sampler(turn: Turn) -> Floats:
 def _drawn_by(turn: Turn, version: int) -> Bools:
     """Which of a turn's tokens these weights drew; shape (T,)."""
     found = np.zeros(len(turn.ids), dtype=bool)
-    sampled = np.flatnonzero(turn.sampled)
-    versions = np.repeat([drawn_by for drawn_by, _ in turn.versions], [count for _, count in turn.versions])
-    found[sampled[: len(versions)]] = versions[: len(sampled)] == version
+    versions = np.repeat([drawn_by for drawn_by, _ in turn.versions], [count for _, count in turn.versions])[: turn.sampled_tokens]
+    found[: len(versions)] = versions == version
     return found

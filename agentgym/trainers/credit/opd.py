@@ -132,8 +132,8 @@ def mark_sampled(trees: Sequence[TurnTree], window: int | None = None) -> None:
         before = np.zeros(len(tree.turns), dtype=np.int64)  # sampled tokens above each turn
         for turn in tree.turns:
             if turn.parent is not None:
-                before[turn.index] = before[turn.parent.index] + sum(turn.parent.sampled)
-            sampled = np.asarray(turn.sampled, dtype=bool) & (turn.end != "error")
+                before[turn.index] = before[turn.parent.index] + turn.parent.sampled_tokens
+            sampled = turn.sampled & (turn.end != "error")
             within = True if window is None else before[turn.index] + np.cumsum(sampled) <= window
             turn.streams["trained"] = (sampled & within).astype(np.float64)
 
@@ -148,7 +148,7 @@ def to_go(tree: TurnTree, rewards: Mapping[Turn, Floats], discount: float, turn_
     for turn in reversed(tree.turns):
         episodes, total = ahead[turn.index]
         value = float(total / episodes) if episodes else 0.0
-        if any(turn.sampled) and not turn.partial:
+        if turn.sampled_tokens and not turn.partial:
             value *= turn_discount
         own = np.zeros(len(turn.ids))
         for place in reversed(range(len(own))):

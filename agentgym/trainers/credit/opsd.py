@@ -65,9 +65,7 @@ def hinted(tree: TurnTree, hint: list[int], origin: dict[Turn, Turn]) -> TurnTre
     found: dict[Turn | None, Turn] = {}
     for turn in tree.turns:
         ids = [*hint, *turn.ids] if turn.parent is None or turn.restarts else turn.ids
-        twin = Turn(-1, found.get(turn.parent), turn.author, turn.seed, ids=ids, restarts=turn.restarts)
-        twin.sampled = [False] * len(twin.ids)
-        found[turn] = twins.add(twin)
+        twin = found[turn] = twins.add(Turn(-1, found.get(turn.parent), turn.author, turn.seed, ids=ids, restarts=turn.restarts))
         origin[twin] = turn
     return twins
 

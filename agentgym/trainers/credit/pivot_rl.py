@@ -115,7 +115,7 @@ def _tried(trees: Sequence[TurnTree]) -> list[tuple[Turn, list[Turn], bool]]:
 
 def _cut_off(turn: Turn, stops: frozenset[int] | None) -> bool:
     """Whether the policy was stopped before it had ended its action."""
-    return stops is not None and any(turn.sampled) and turn.ids[turn.action_tokens - 1] not in stops
+    return stops is not None and turn.sampled_tokens > 0 and turn.ids[turn.action_tokens - 1] not in stops
 
 
 def _figures(groups: Sequence[Floats], kept: Sequence[Floats]) -> dict[str, float]:

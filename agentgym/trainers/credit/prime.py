@@ -74,7 +74,7 @@ class PRIME(Stateless):
         self._metrics = _figures(trees, groups) | (learnt or self._learn(trees, groups, models))
 
     def _learn(self, trees: Sequence[TurnTree], groups: Sequence[Group], models: Mapping[str, Any]) -> dict[str, float]:
-        episodes = sum(any(any(turn.sampled) for turn in path(leaf)) for group in groups for leaf in group.leaves)
+        episodes = sum(any(turn.sampled_tokens for turn in path(leaf)) for group in groups for leaf in group.leaves)
         if not episodes:
             return {}
         token_mean(trees)  # marks what is learnt from; `ImplicitReward` itself counts episodes
@@ -110,7 +110,7 @@ def _to_go(rewards: Floats) -> Floats:
 def _ratios(leaf: Turn) -> Floats:
     turns = path(leaf)
     ratios = np.concatenate([turn.streams["process"] - turn.streams["reference"] for turn in turns])
-    found: Floats = ratios[np.concatenate([np.array(turn.sampled, dtype=bool) for turn in turns])]
+    found: Floats = ratios[np.concatenate([turn.sampled for turn in turns])]
     return found
 
 
@@ -129,7 +129,7 @@ def _of_turns(leaves: Sequence[Turn], advantages: Sequence[Floats]) -> dict[Turn
     through: dict[Turn, list[Floats]] = {}
     for leaf, own in zip(leaves, advantages, strict=True):
         turns = path(leaf)
-        for turn, part in zip(turns, np.split(own, np.cumsum([sum(turn.sampled) for turn in turns])[:-1]), strict=True):
+        for turn, part in zip(turns, np.split(own, np.cumsum([turn.sampled_tokens for turn in turns])[:-1]), strict=True):
             through.setdefault(turn, []).append(part)
     return {turn: np.mean(parts, axis=0) for turn, parts in through.items()}
 

@@ -70,7 +70,7 @@ def check_streams(trees: Sequence[TurnTree]) -> None:
                     raise AgentGymError(f"{where}: the credit wrote shape {shape} as {name} of its {len(turn.ids)} tokens: one for each")
                 if not np.isfinite(stream).all():
                     raise AgentGymError(f"{where}: the credit wrote a stream {name} that is not finite")
-                if "advantage" in found and stream[~np.asarray(turn.sampled, dtype=bool)].any():
+                if "advantage" in found and stream[turn.sampled_tokens :].any():
                     raise AgentGymError(f"{where}: the credit wrote {name} on a token that nobody sampled: give those 0")
                 if "advantage" in found and turn.author != "policy" and stream.any():
                     raise AgentGymError(
@@ -89,5 +89,5 @@ def log_advantages(store: RunStore, trees: Sequence[TurnTree]) -> None:
 
 
 def _mean(turn: Turn) -> float:
-    own: Floats = turn.streams["advantage"][np.asarray(turn.sampled, dtype=bool)]
+    own: Floats = turn.streams["advantage"][: turn.sampled_tokens]
     return float(own.mean()) if len(own) else 0.0

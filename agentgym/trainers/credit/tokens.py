@@ -31,4 +31,4 @@ def write_tokens(trees: Sequence[TurnTree], stream: str, parts: Mapping[Turn, Fl
         for turn in tree.turns:
             turn.streams[stream] = np.zeros(len(turn.ids))
             if turn in parts:
-                turn.streams[stream][np.asarray(turn.sampled, dtype=bool)] = parts[turn]
+                turn.streams[stream][: turn.sampled_tokens] = parts[turn]

@@ -32,7 +32,7 @@ class TreePO(Stateless):
         own = [judged(tree) for tree in trees]
         found = [subgroup_advantages(rewards, self.depth, self.by_size) for rewards in own]
         leaves = [leaf for advantages in found for leaf in advantages]
-        tokens = np.array([sum(sum(turn.sampled) for turn in path(leaf)) for leaf in leaves], dtype=np.float64)
+        tokens = np.array([sum(turn.sampled_tokens for turn in path(leaf)) for leaf in leaves], dtype=np.float64)
         whole = whiten(np.array([a for advantages in found for a in advantages.values()]), tokens)
         whitened = dict(zip(leaves, whole.tolist(), strict=True))
         for tree, advantages in zip(trees, found, strict=True):

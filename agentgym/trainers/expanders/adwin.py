@@ -32,7 +32,7 @@ class Tokens:
         self.candidates = _rising(candidates)
 
     def count(self, turn: Turn) -> int:
-        return sum(sum(above.sampled) for above in path(turn))
+        return sum(above.sampled_tokens for above in path(turn))
 
     def extend(self, tree: TurnTree, turn: Turn, left: int, n: int) -> Extend:
         return Extend(tree, turn, n, max_tokens=left, segment=True)

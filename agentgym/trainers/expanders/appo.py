@@ -37,7 +37,7 @@ class APPO(Memoryless):
         if not 1 <= initial <= rollouts or segment < 1:
             raise AgentGymError(f"APPO needs 1 <= initial <= rollouts and segment >= 1, not {initial}, {rollouts} and {segment}")
         self.rollouts, self.initial, self.segment, self.epsilon = rollouts, initial, segment, epsilon
-        self.log_ratios = log_ratios or (lambda turn: [0.0] * sum(turn.sampled))
+        self.log_ratios = log_ratios or (lambda turn: [0.0] * turn.sampled_tokens)
 
     def plan(self, forest: Sequence[TurnTree], event: Event) -> Iterable[Command]:
         match event:

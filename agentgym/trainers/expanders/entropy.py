@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -27,11 +27,11 @@ def entropy_rise(turn: Turn, vocabulary: int = PUBLISHED_VOCABULARY) -> float:
     return opening_entropy(acted[-1], vocabulary) - opening_entropy(acted[0], vocabulary)
 
 
-def known(turn: Turn) -> list[float]:
+def known(turn: Turn) -> Sequence[float]:
     """The entropies of a turn's sampled tokens, in nats. Raises `AgentGymError` where the actor gave none."""
-    if not turn.entropies or len(turn.entropies) != sum(turn.sampled):
+    if not turn.entropies or len(turn.entropies) != turn.sampled_tokens:
         raise AgentGymError(
-            f"actor {turn.author!r} gave {len(turn.entropies)} entropies for the {sum(turn.sampled)} sampled tokens of {turn!r}: "
+            f"actor {turn.author!r} gave {len(turn.entropies)} entropies for the {turn.sampled_tokens} sampled tokens of {turn!r}: "
             "to branch by entropy, play with an actor that fills Generation.entropies, such as the embedded policy"
         )
     return turn.entropies

@@ -18,9 +18,9 @@ class Line:
             nodes.append(nodes[-1].children[0])
         self.tip = nodes[-1]
         acted = [turn for turn in nodes if turn.author != "env"]
-        self.tokens = [token for turn in acted for token, sampled in zip(turn.ids, turn.sampled, strict=True) if sampled]
+        self.tokens = [token for turn in acted for token in turn.ids[: turn.sampled_tokens]]
         self.logprobs = [logprob for turn in acted for logprob in turn.logprobs]
-        self.seen = len(self.tokens) - sum(acted[-1].sampled)
+        self.seen = len(self.tokens) - acted[-1].sampled_tokens
 
     @property
     def goes_on(self) -> bool:
