@@ -168,6 +168,15 @@ def test_cloning_learns_its_demonstrations() -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_the_gap_to_the_sampler_is_its_mean_over_what_was_sampled_and_trains() -> None:
+    learner, packed = TorchLearner(random_model("Llama"), 1e-3), _packed()
+    trained = packed.sampled & (packed.streams["weight"] != 0)
+    assert 0 < trained.sum() < len(packed)
+    packed.logprobs[:] = learner.logprobs(packed).numpy() + np.where(trained, 0.25, 9.0)
+    packed.logprobs[np.flatnonzero(trained)[0]] -= 0.5
+    assert learner.accumulate(packed, ClippedSurrogate())["sampler_gap"] == pytest.approx(0.25, abs=1e-6)
+
+
 def test_metrics_are_plain_numbers() -> None:
     found: dict[str, Any] = _steps(TorchLearner(random_model("Llama"), 1e-3), range(1))[0]
     assert set(found) == {"loss", "sampler_gap", "clip_fraction", "kl", "gradient_norm", "learning_rate"}

@@ -38,8 +38,8 @@ PUSH = ["/pause", "/update_weights", "/weight_info", "/resume"]
 class Learner:
     """Its weights answer the canary as the recorded server did, ``off`` by so much."""
 
-    def __init__(self, version=0, off=0.0):
-        self.version, self.off = version, off
+    def __init__(self, version=0, off=0.0, half=False):
+        self.version, self.off, self.half = version, off, half
 
     def logprobs(self, packed):
         ids = Canary.prompt(CHAT)
@@ -72,6 +72,12 @@ def test_all_servers_stand_still_before_any_is_updated_and_go_on_after_all_confi
 def test_a_server_that_answers_otherwise_than_the_learner_fails_the_push(serve, off):
     with pytest.raises(AgentGymError, match="learner step 4: its log-probabilities differ by"):
         asyncio.run(a_sync(serve()).push(Learner(4, off)))
+
+
+def test_a_learner_that_multiplies_in_16_bits_may_differ_by_more(serve):
+    asyncio.run(a_sync(serve()).push(Learner(4, off=0.05, half=True)))
+    with pytest.raises(AgentGymError, match="its log-probabilities differ by"):
+        asyncio.run(a_sync(serve()).push(Learner(4, off=0.11, half=True)))
 
 
 def test_a_server_that_never_takes_the_weights_is_not_resumed(serve):
