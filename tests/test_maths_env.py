@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,21 @@ def test_the_comparing_process_is_started_anew_when_it_dies():
     comparison._process.wait()
     assert comparison.ask("0.25", "1/4")
     comparison.close()
+
+
+def test_what_is_imported_for_the_first_comparison_is_no_cost_of_an_answer(tmp_path):
+    """A stand-in for the library, which takes more processor time to import than an answer may cost."""
+    library = """
+import time
+while time.process_time() < 2.1: pass
+parse = lambda text, **_: text
+verify = lambda expected, answer, **_: expected == answer
+"""
+    (tmp_path / "math_verify.py").write_text(library)
+    program = "from agentgym.envs.maths import checker; checker.CPU_SECONDS = 1; checker.main()"
+    found = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    asked = subprocess.run([sys.executable, "-c", program], input='["1", "1"]\n', capture_output=True, text=True, env=found)
+    assert asked.stdout == "true\n"
 
 
 def test_a_formula_of_the_question_is_no_answer(sandbox):

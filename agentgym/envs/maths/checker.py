@@ -28,6 +28,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     out = sys.stdout
     sys.stdout = sys.stderr
+    equal("(x + 1)^2", "x^2 + 2x + 1")  # what is imported for the first comparison is no cost of an answer
     for line in sys.stdin:
         answer, expected = json.loads(line)
         used = resource.getrusage(resource.RUSAGE_SELF)
