@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentgym.errors import ToolError
@@ -15,6 +15,7 @@ expressions = st.recursive(
     numbers,
     lambda inner: (
         st.tuples(inner, st.sampled_from(["+", "-", "*", "/", "//", "%"]), inner).map(lambda t: f"({t[0]} {t[1]} {t[2]})")
+        | st.tuples(inner, st.sampled_from([" - ", "*", " % ", "//"]), inner).map("".join)
         | inner.map(lambda text: f"-{text}")
     ),
     max_leaves=8,
@@ -22,6 +23,11 @@ expressions = st.recursive(
 
 
 @given(expressions)
+@example("2 ** 3 ** 2")
+@example("-2 ** 2 * 3")
+@example("2 ** -1 ** 2 - 3 - 4")
+@example("- - 2 + + 3 % -4 // 5 * 6")
+@example("1. + .5e1 + 2E-1")
 def test_it_agrees_with_python(expression: str) -> None:
     try:
         expected = eval(expression)
@@ -45,6 +51,7 @@ def test_results_are_written_as_a_person_writes_them(expression: str, result: st
     [
         *("__import__('os')", "abs(1)", "x + 1", "'a' * 9", "True + 1", "[1][0]", "(1).real", "1 if 1 else 2", "lambda: 1"),
         *("1, 2", "1 +", "", "1j", "1 < 2", "2 << 9", "~1", "not 1", "1\x00"),
+        *("(1", "1)", "()", "2 3", "nan", "inf", "1__0", "* 2", "2 ** * 3"),
     ],
 )
 def test_anything_but_arithmetic_is_refused(expression: str) -> None:

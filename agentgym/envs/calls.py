@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentgym.action import DEEPEST, Call
+from agentgym.envs.syntax import expression_of
 from agentgym.tool import Tool
-from agentgym.tools.syntax import expression_of
 
 Json = Mapping[str, Any]
 TYPES = {

@@ -1,20 +1,21 @@
-"""Arithmetic on expressions, read by Python's parser and never executed."""
+"""Arithmetic on expressions, with Python's operators, their precedence and its numbers. Nothing is executed."""
 
 from __future__ import annotations
 
-import ast
 import math
 import operator
+import re
 from collections.abc import Callable
 
 from agentgym.errors import ToolError
-from agentgym.tools.syntax import expression_of
 
 LONGEST_EXPRESSION = 300  # characters
 LARGEST_EXPONENT = 1000
 LARGEST_BASE = 2**64
 LARGEST_RESULT = 10**1000
 Number = int | float
+_TOKEN = re.compile(r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|\*\*|//|\S")
+_END = ""
 
 
 def calculator(expression: str) -> str:
@@ -25,10 +26,12 @@ def calculator(expression: str) -> str:
     """
     if len(expression) > LONGEST_EXPRESSION:
         raise ToolError(f"the expression is longer than {LONGEST_EXPRESSION} characters; calculate it in parts")
+    tokens = [_END, *reversed(_TOKEN.findall(expression))]
     try:
-        value = _value(expression_of(expression.strip()))
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ToolError(f"{expression!r} is not an arithmetic expression") from error
+        value = _value(tokens)
+        _take(_END, tokens)
+    except (ValueError, RecursionError) as error:
+        raise ToolError(f"{expression!r} is not an arithmetic expression: numbers with + - * / // % ** and brackets") from error
     except ArithmeticError as error:
         raise ToolError(f"cannot calculate: {error}") from error
     if not abs(value) <= LARGEST_RESULT or not (isinstance(value, int) or math.isfinite(value)):
@@ -36,14 +39,29 @@ def calculator(expression: str) -> str:
     return str(int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value)
 
 
-def _value(node: ast.expr) -> Number:
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        return node.value  # type: ignore[return-value]  # just checked
-    if isinstance(node, ast.BinOp) and (binary := _BINARY.get(type(node.op))) is not None:
-        return binary(_value(node.left), _value(node.right))
-    if isinstance(node, ast.UnaryOp) and (unary := _UNARY.get(type(node.op))) is not None:
-        return unary(_value(node.operand))
-    raise ToolError(f"only arithmetic is allowed, not {ast.unparse(node)!r}")
+def _value(tokens: list[str], above: int = 0) -> Number:
+    """Of the tokens at the end of the list, which it takes: up to an operator that binds no tighter than ``above``."""
+    value = _operand(tokens)
+    while (found := _BINARY.get(tokens[-1])) is not None and found[0] > above:
+        tokens.pop()
+        value = found[2](value, _value(tokens, found[1]))
+    return value
+
+
+def _operand(tokens: list[str]) -> Number:
+    token = tokens.pop()
+    if token == "(":
+        value = _value(tokens)
+        _take(")", tokens)
+        return value
+    if token in _SIGNS:
+        return _SIGNS[token](_value(tokens, _SIGN))
+    return int(token) if token.isdigit() else float(token)
+
+
+def _take(expected: str, tokens: list[str]) -> None:
+    if (token := tokens.pop()) != expected:
+        raise ValueError(token)
 
 
 def _power(base: Number, exponent: Number) -> Number:
@@ -55,13 +73,14 @@ def _power(base: Number, exponent: Number) -> Number:
     return value
 
 
-_BINARY: dict[type[ast.operator], Callable[[Number, Number], Number]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: _power,
+_SIGN = 3  # how tightly a sign binds: -2 ** 2 is -4, and 2 ** -1 is 0.5
+_SIGNS: dict[str, Callable[[Number], Number]] = {"-": operator.neg, "+": operator.pos}
+_BINARY: dict[str, tuple[int, int, Callable[[Number, Number], Number]]] = {  # how tightly it binds, and what its right side must exceed
+    "+": (1, 1, operator.add),
+    "-": (1, 1, operator.sub),
+    "*": (2, 2, operator.mul),
+    "/": (2, 2, operator.truediv),
+    "//": (2, 2, operator.floordiv),
+    "%": (2, 2, operator.mod),
+    "**": (4, 3, _power),
 }
-_UNARY: dict[type[ast.unaryop], Callable[[Number], Number]] = {ast.USub: operator.neg, ast.UAdd: operator.pos}

@@ -12,7 +12,7 @@ from typing import Any
 
 from agentgym.envs.apibank.desk import Desk
 from agentgym.envs.apibank.forms import DAY, Day, Moment, Refused, day_of, folded, moment_of, month_and_day, read_date, refuse_empty
-from agentgym.tools.syntax import expression_of
+from agentgym.envs.syntax import expression_of
 
 TODAY = "2023-03-31"
 _OPERATIONS: dict[type, Callable[[float, float], float]] = {

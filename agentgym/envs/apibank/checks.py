@@ -12,9 +12,9 @@ from typing import Any
 from agentgym.action import Call
 from agentgym.envs.apibank.apis import Apis, Network, devices_of, rename
 from agentgym.envs.apibank.forms import Refused, day_of, folded, moment_of, month_and_day
+from agentgym.envs.syntax import expression_of
 from agentgym.tool import Tool
 from agentgym.tools.search import Page, SearchIndex
-from agentgym.tools.syntax import expression_of
 
 Json = Mapping[str, Any]
 Form = Callable[[Any], Any]

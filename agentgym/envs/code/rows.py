@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import BaseModel, Field, model_validator
 
 from agentgym.envs.rows import Rows, name_of, read
+from agentgym.envs.syntax import module_of
 from agentgym.errors import AgentGymError
 from agentgym.task import Task
-from agentgym.tools.syntax import module_of
 
 
 class Row(BaseModel):

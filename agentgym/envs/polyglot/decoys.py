@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from agentgym.envs.syntax import module_of
 from agentgym.errors import AgentGymError
-from agentgym.tools.syntax import module_of
 
 _EQUALITIES = {"assertEqual", "assertAlmostEqual", "assertCountEqual", "assertIs"} | {
     f"assert{kind}Equal" for kind in ("Dict", "List", "MultiLine", "Sequence", "Set", "Tuple")
