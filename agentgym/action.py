@@ -44,24 +44,16 @@ def parse_action(text: str) -> Action:
         elif text.lstrip().startswith("<think>"):
             return Action(text, text.strip()[len("<think>") :], "", (), "The thought is not closed: </think> is missing.")
     calls: list[Call] = []
-    words: list[str] = []
-    problem = None
-    position = 0
+    content, position = "", 0
     while (start := rest.find(_OPEN, position)) >= 0:
+        content += rest[position:start]
         end = rest.find(_CLOSE, start)
-        if end < 0:
-            problem = problem or f"The tool call is not closed: {_CLOSE} is missing."
-            break
-        if problem is None:
-            call = _parse_call(rest[start + len(_OPEN) : end])
-            if isinstance(call, str):
-                problem = call
-            else:
-                calls.append(call)
-        words.append(rest[position:start])
+        call = _parse_call(rest[start + len(_OPEN) : end]) if end >= 0 else f"The tool call is not closed: {_CLOSE} is missing."
+        if isinstance(call, str):
+            return Action(text, thought, content.strip(), (), call)
+        calls.append(call)
         position = end + len(_CLOSE)
-    words.append(rest[position:])
-    return Action(text, thought, "".join(words).strip(), () if problem else tuple(calls), problem)
+    return Action(text, thought, (content + rest[position:]).strip(), tuple(calls))
 
 
 def _parse_call(body: str) -> Call | str:
@@ -69,14 +61,13 @@ def _parse_call(body: str) -> Call | str:
         value = orjson.loads(body)
     except ValueError as error:
         return f"The tool call is not JSON ({error})."
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+    if not isinstance(value, dict) or not isinstance(name := value.get("name"), str):
         return f"The tool call needs a name: {EXAMPLE}."
-    arguments = value.get("arguments", {})
-    if not isinstance(arguments, dict):
-        return f"The arguments of {value['name']!r} must be a JSON object."
+    if not isinstance(arguments := value.get("arguments", {}), dict):
+        return f"The arguments of {name!r} must be a JSON object."
     if body.count("[") + body.count("{") > DEEPEST and is_deep(arguments):
-        return f"The arguments of {value['name']!r} are nested deeper than {DEEPEST} levels."
-    return Call(value["name"], arguments)
+        return f"The arguments of {name!r} are nested deeper than {DEEPEST} levels."
+    return Call(name, arguments)
 
 
 def is_deep(value: Any) -> bool:

@@ -58,12 +58,12 @@ class Chat:
         if bridged is None:
             return None
         ids: list[int] = bridged if isinstance(bridged, list) else bridged.token_ids
-        known = before + completion
-        return ids[len(known) :] if ids[: len(known)] == known else None
+        start, end = len(before), len(before) + len(completion)
+        return ids[end:] if ids[:start] == before and ids[start:end] == completion else None
 
-    def _harmless(self, messages: Sequence[Message]) -> list[Message]:
+    def _harmless(self, messages: Sequence[Message]) -> Sequence[Message]:
         if self._control is None:
-            return list(messages)
+            return messages
         return [
             {**message, "content": self._control.sub(_broken, message["content"])}
             if message["role"] in ("tool", "user") and isinstance(message["content"], str)

@@ -27,6 +27,7 @@ from agentgym.tool import Tool, is_tool, to_text
 REFUSALS = (ToolError, ValueError, LookupError, ArithmeticError)
 NUMBER: ContextVar[int] = ContextVar("number")  # of a tool call within its turn, where several run at once
 MOST_AT_ONCE = 16  # read-only calls of one turn
+OK = Outcome.OK  # to look an enumeration's member up costs as much as a call does
 Info = dict[str, Any]
 
 
@@ -45,7 +46,7 @@ class Reply:
     reward: float = 0.0
     ends: bool = False
     outcome: Outcome = Outcome.OK
-    messages: tuple[dict[str, Any], ...] = ()
+    messages: Sequence[dict[str, Any]] = ()
 
 
 class AgentEnv(gymnasium.Env[str, str]):
@@ -272,31 +273,27 @@ class AgentEnv(gymnasium.Env[str, str]):
     def _run_calls(self, calls: Sequence[Call]) -> Reply:
         messages: list[dict[str, Any]] = []
         texts: list[str] = []
-        reward, ends, outcome = 0.0, False, Outcome.OK
+        reward, ends, outcome = 0.0, False, OK
         before = self.calls
-        replies = self._overlapping(calls) if self.blocking and len(calls) > 1 else self._one_by_one(calls)
+        replies = self._overlapping(calls) if self.blocking and len(calls) > 1 else map(self._run_call, calls)
         for call, reply in zip(calls, replies, strict=False):
             if self.snapshots == "log":
                 self._note(call, before, reply)
-            before = self.calls
+                before = self.calls
             texts.append(reply.text)
             messages.append({"role": "tool", "name": call.name, "content": reply.text})
-            reward, ends = reward + reply.reward, reply.ends
-            outcome = reply.outcome if outcome is Outcome.OK else outcome
-            if ends:
+            reward += reply.reward
+            outcome = reply.outcome if outcome is OK else outcome
+            if ends := reply.ends:
                 break
-        return Reply("\n".join(texts), reward, ends, outcome, tuple(messages))
-
-    def _one_by_one(self, calls: Sequence[Call]) -> Iterator[Reply]:
-        for call in calls:
-            yield self._run_call(call)
+        return Reply("\n".join(texts), reward, ends, outcome, messages)
 
     def _overlapping(self, calls: Sequence[Call]) -> Iterator[Reply]:
         """Runs of read-only calls in threads of their own, all others one after another. The replies keep the order of the calls."""
         for reads, group in groupby(calls, self._only_reads):
             together = list(group)
             if not reads or (self.max_calls is not None and self.calls + len(together) > self.max_calls):
-                yield from self._one_by_one(together)
+                yield from map(self._run_call, together)
                 continue
             numbers = range(self.calls - self._calls_before + 1, self.calls - self._calls_before + len(together) + 1)
             self.calls += len(together)

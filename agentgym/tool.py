@@ -88,7 +88,7 @@ class Tool:
     def read_arguments(self, arguments: dict[str, Any]) -> dict[str, Any] | str:
         """The arguments in their Python types, or one sentence about what is wrong with them."""
         try:
-            return dict(self._validate(arguments).__dict__)
+            return self._validate(arguments).__dict__
         except ValueError as error:
             return f"{self.name}: {_sentence(error)}"
 

@@ -140,16 +140,16 @@ class TinyRenderer:
             if message["role"] == "assistant":
                 ids += [*self._open["assistant"], *self.tokenizer.encode(_words(message)), *self._close]
             else:
-                ids += self._message(messages, number)
+                self._add(ids, messages, number)
         return ids + self._open["assistant"] if add_generation_prompt else ids
 
     def bridge_to_next_turn(
         self, previous_prompt_ids: list[int], previous_completion_ids: list[int], new_messages: Sequence[Message]
     ) -> list[int]:
         ended = previous_completion_ids and previous_completion_ids[-1] == self._end
-        ids = previous_prompt_ids + previous_completion_ids + (self._newline if ended else self._close)
+        ids = [*previous_prompt_ids, *previous_completion_ids, *(self._newline if ended else self._close)]
         for number in range(len(new_messages)):
-            ids += self._message(new_messages, number)
+            self._add(ids, new_messages, number)
         ids += self._open["assistant"]
         return ids
 
@@ -157,15 +157,20 @@ class TinyRenderer:
         """The sampled text is in the canonical form already."""
         return ParsedResponse(content=self.tokenizer.decode(token_ids))
 
-    def _message(self, messages: Sequence[Message], number: int) -> list[int]:
+    def _add(self, ids: list[int], messages: Sequence[Message], number: int) -> None:
         message = messages[number]
-        content = self.tokenizer.encode_untrusted(str(message["content"]))
-        if message["role"] != "tool":
-            return [*self._open[message["role"]], *content, *self._close]
-        first = number == 0 or messages[number - 1]["role"] != "tool"
-        last = number + 1 == len(messages) or messages[number + 1]["role"] != "tool"
-        opening = self._open_result if first else self._next_result
-        return [*opening, *content, *self._close_result, *(self._close if last else [])]
+        is_result = message["role"] == "tool"
+        if not is_result:
+            ids += self._open[message["role"]]
+        elif number == 0 or messages[number - 1]["role"] != "tool":
+            ids += self._open_result
+        else:
+            ids += self._next_result
+        ids += self.tokenizer.encode_untrusted(str(message["content"]))
+        if is_result:
+            ids += self._close_result
+        if not is_result or number + 1 == len(messages) or messages[number + 1]["role"] != "tool":
+            ids += self._close
 
 
 def _words(message: Message) -> str:
