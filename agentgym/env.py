@@ -275,8 +275,9 @@ class AgentEnv(gymnasium.Env[str, str]):
         texts: list[str] = []
         reward, ends, outcome = 0.0, False, OK
         before = self.calls
-        replies = self._overlapping(calls) if self.blocking and len(calls) > 1 else map(self._run_call, calls)
-        for call, reply in zip(calls, replies, strict=False):
+        together = self._overlapping(calls) if self.blocking and len(calls) > 1 else None
+        for call in calls:
+            reply = self._run_call(call) if together is None else next(together)
             if self.snapshots == "log":
                 self._note(call, before, reply)
                 before = self.calls
@@ -293,7 +294,8 @@ class AgentEnv(gymnasium.Env[str, str]):
         for reads, group in groupby(calls, self._only_reads):
             together = list(group)
             if not reads or (self.max_calls is not None and self.calls + len(together) > self.max_calls):
-                yield from map(self._run_call, together)
+                for call in together:
+                    yield self._run_call(call)
                 continue
             numbers = range(self.calls - self._calls_before + 1, self.calls - self._calls_before + len(together) + 1)
             self.calls += len(together)

@@ -26,7 +26,7 @@ from agentgym.turn import End, Turn, TurnTree, begun, path
 Result = TypeVar("Result")
 FAULTS = (Exception, SystemExit)  # what a tool may raise without ending the other episodes
 MOST_THREADS = 256  # that work for blocking environments at once
-MOST_IN_A_ROUND = 256  # turns that step between two looks of the event loop at all else
+MOST_IN_A_ROUND = 32  # turns that step between two looks of the event loop at all else
 FREEZE_AFTER = 512  # turns
 LEAST_ROOM = 16  # tokens: with less left for an action, the episode's budget is spent
 

@@ -7,14 +7,14 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints, overload
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypeVar, get_args, get_type_hints, overload
 
 import orjson
 
 from agentgym.errors import AgentGymError
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from pydantic import TypeAdapter
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Effect = Literal["read", "write"]
@@ -88,14 +88,13 @@ class Tool:
     def read_arguments(self, arguments: dict[str, Any]) -> dict[str, Any] | str:
         """The arguments in their Python types, or one sentence about what is wrong with them."""
         try:
-            return self._validate(arguments).__dict__
+            return self._validate(arguments)
         except ValueError as error:
             return f"{self.name}: {_sentence(error)}"
 
     @cached_property
-    def _validate(self) -> Callable[[Any], BaseModel]:
-        validate: Callable[[Any], BaseModel] = _arguments_model(_plain(self.function)).__pydantic_validator__.validate_python
-        return validate
+    def _validate(self) -> Callable[[Any], dict[str, Any]]:
+        return _arguments(_plain(self.function)).validator.validate_python
 
     def __call__(self, **arguments: Any) -> Any:
         return self.function(**arguments)
@@ -121,7 +120,7 @@ def schema_of(function: Callable[..., Any]) -> dict[str, Any]:
 
 @cache
 def _schema(function: Callable[..., Any]) -> dict[str, Any]:
-    schema = _arguments_model(function).model_json_schema()
+    schema = _arguments(function).json_schema()
     schema.pop("title", None)
     for parameter in schema.get("properties", {}).values():
         parameter.pop("title", None)
@@ -135,8 +134,10 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @cache
-def _arguments_model(function: Callable[..., Any]) -> type[BaseModel]:
-    from pydantic import ConfigDict, Field, create_model
+def _arguments(function: Callable[..., Any]) -> TypeAdapter[dict[str, Any]]:
+    """Of a typed dictionary, which is read twice as fast as a model, and in which no name means anything else."""
+    from pydantic import ConfigDict, Field, TypeAdapter, with_config
+    from typing_extensions import TypedDict
 
     hints = get_type_hints(function, include_extras=True)
     words = _docstring(function)[1]
@@ -148,10 +149,11 @@ def _arguments_model(function: Callable[..., Any]) -> type[BaseModel]:
             raise AgentGymError(f"tool {function.__qualname__}: parameter {name!r} needs a type hint")
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise AgentGymError(f"tool {function.__qualname__}: *{name} cannot be called by name; spell the parameters out")
-        default = ... if parameter.default is parameter.empty else parameter.default
-        fields[name] = (hints[name], Field(default, description=words.get(name)))
-    model: type[BaseModel] = create_model(function.__name__, __config__=ConfigDict(extra="forbid"), **fields)
-    return model
+        if parameter.default is parameter.empty:
+            fields[name] = Annotated[hints[name], Field(description=words.get(name))]
+        else:
+            fields[name] = NotRequired[Annotated[hints[name], Field(default=parameter.default, description=words.get(name))]]
+    return TypeAdapter(with_config(ConfigDict(extra="forbid"))(TypedDict(function.__name__, fields)))  # type: ignore[operator]
 
 
 @cache

@@ -139,7 +139,7 @@ def chat_format() -> Chat:
 
 
 def open_episode(env: Sums, chat: Chat) -> TurnTree:
-    _, info = env.reset(seed=0, options={"task": TASK})
+    _, info = env.reset(options={"task": TASK, "lineage": Lineage.of(0, "sums")})  # as rollouts do
     tree = TurnTree("sums", TASK)
     tree.add(Turn(0, None, "env", 0, chat.open(info["messages"], info["tools"]), replies=info["messages"]))
     return tree

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from agentgym import AgentEnv, AgentGymError, InfrastructureError, Reply, Task, Tool, ToolError, call, tool
 from agentgym.snapshot import Kind
-from agentgym.tool import _arguments_model
+from agentgym.tool import _arguments
 from agentgym.tools.recording import Recording, Tape, recorded, replayed
 from agentgym.tools.remote import SchemaTool
 
@@ -242,11 +242,11 @@ def test_many_tapes_share_what_is_made_of_a_signature(tmp_path: Path) -> None:
     bank = Bank()
     with Recording(tmp_path / "a") as recording:
         tapes = [recorded([Tool(bank.look)], recording).tools[0] for _ in range(2)]
-        made = _arguments_model.cache_info().misses
+        made = _arguments.cache_info().misses
         for taped in [*tapes, *recorded([Tool(Bank().look)], recording).tools]:
             assert taped.read_arguments({"what": "x"}) == {"what": "x"}
             assert "what" in taped.spec["function"]["parameters"]["properties"]
-        assert _arguments_model.cache_info().misses == made
+        assert _arguments.cache_info().misses == made
 
 
 def test_an_answer_that_does_not_fit_on_the_disk_leaves_no_torn_line(tmp_path: Path) -> None:

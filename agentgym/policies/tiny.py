@@ -44,7 +44,7 @@ class TinyTokenizer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._plain = lru_cache(4096)(self._encode_plain)  # siblings often read the same
+        self.encode_untrusted = lru_cache(4096)(self._encode_untrusted)  # siblings often read the same
         self.unk_token_id = None
         self.eos_token_id = MARKERS.index("<|im_end|>") + tokenizer.get_vocab_size(with_added_tokens=False)
 
@@ -88,11 +88,8 @@ class TinyTokenizer:
         self._tokenizer.encode_special_tokens = False
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
-    def encode_untrusted(self, text: str) -> tuple[int, ...]:
+    def _encode_untrusted(self, text: str) -> tuple[int, ...]:
         """Markers in the text become ordinary characters: what a tool says cannot end its own message."""
-        return self._plain(text)
-
-    def _encode_plain(self, text: str) -> tuple[int, ...]:
         self._tokenizer.encode_special_tokens = True
         return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
