@@ -91,18 +91,24 @@ def _kills(steps: int, disturbance: Disturbance, rng: random.Random) -> list[tup
 
 def _play(recipe: Path, folder: Path, steps: int, kills: list[tuple[int, str]], servers: list[VllmServer], rng: random.Random) -> None:
     trainer = _train(recipe, folder, resume=False)
+    starting: dict[VllmServer, Thread] = {}
     try:
         while trainer.poll() is None or kills:
             if trainer.poll() is not None:
                 raise AgentGymError(f"the training ended with status {trainer.returncode} before all kills: {_said(folder)}")
             if kills and _step(folder) >= kills[0][0]:
                 _, who = kills.pop(0)
+                server = rng.choice(servers) if who == "server" else None
+                if server in starting:
+                    starting[server].join()  # what is not up yet cannot be killed
                 time.sleep(rng.random())  # into the step that comes
                 if trainer.poll() is not None:
                     continue
                 console.print(f"after step {_step(folder)} of {steps}: the {who} is killed")
-                if who == "server":
-                    _restart(rng.choice(servers))
+                if server is not None:
+                    server.kill()
+                    starting[server] = Thread(target=server.start, daemon=True)
+                    starting[server].start()
                 else:
                     trainer.kill()
                     trainer.wait()
@@ -128,11 +134,6 @@ def _await_resumption(trainer: subprocess.Popen[bytes], folder: Path) -> None:
     before = [(path, path.stat().st_mtime_ns) for path in folder.glob("turns.jsonl")]
     while trainer.poll() is None and all(path.stat().st_mtime_ns == modified for path, modified in before):
         time.sleep(GLANCE)
-
-
-def _restart(server: VllmServer) -> None:
-    server.kill()
-    Thread(target=server.start, daemon=True).start()
 
 
 def _step(folder: Path) -> int:
