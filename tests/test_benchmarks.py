@@ -13,8 +13,8 @@ pytestmark = pytest.mark.long
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
-def quick(name):
-    command = [sys.executable, BENCHMARKS / f"{name}.py", "--quick", "--json"]
+def quick(name, *arguments):
+    command = [sys.executable, BENCHMARKS / f"{name}.py", "--quick", "--json", *arguments]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(run.stdout)  # fails where anything but one JSON object is printed
 
@@ -106,3 +106,9 @@ def test_the_benchmark_of_concurrency_measures_both_kinds_of_environment():
         assert figures[f"{kind}: memory"]["target"] == 10.0
         assert figures[f"{kind}: event-loop lag, p99"]["target"] == 50.0
     assert figures["on the loop: threads, most"]["best"] == 1 < figures["blocking: threads, most"]["best"]
+
+
+def test_the_benchmark_of_chaos_loses_nothing_and_compares_with_undisturbed_runs(tmp_path):
+    found = quick("chaos", "--folder", tmp_path)
+    assert len(found["undisturbed"]) == 2
+    assert all(0 <= one["success"] <= 1 and one["turns lost from the record"] == 0 for one in found["disturbed"])
