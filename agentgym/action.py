@@ -26,7 +26,10 @@ class Call:
 
 @dataclass(slots=True)
 class Action:
-    """A parsed action. ``problem`` says in one sentence what was malformed, and then ``calls`` is empty."""
+    """A parsed action. ``problem`` says in one sentence what was malformed first, and then ``calls`` is empty.
+
+    ``content`` has all words outside of calls, malformed ones included; of a call that is not closed, its text.
+    """
 
     text: str
     thought: str
@@ -44,16 +47,21 @@ def parse_action(text: str) -> Action:
         elif text.lstrip().startswith("<think>"):
             return Action(text, text.strip()[len("<think>") :], "", (), "The thought is not closed: </think> is missing.")
     calls: list[Call] = []
-    content, position = "", 0
+    content, position, problem = "", 0, None
     while (start := rest.find(_OPEN, position)) >= 0:
-        content += rest[position:start]
         end = rest.find(_CLOSE, start)
-        call = _parse_call(rest[start + len(_OPEN) : end]) if end >= 0 else f"The tool call is not closed: {_CLOSE} is missing."
-        if isinstance(call, str):
-            return Action(text, thought, content.strip(), (), call)
-        calls.append(call)
+        if end < 0:
+            problem = problem or f"The tool call is not closed: {_CLOSE} is missing."
+            break
+        if problem is None:
+            call = _parse_call(rest[start + len(_OPEN) : end])
+            if isinstance(call, str):
+                problem = call
+            else:
+                calls.append(call)
+        content += rest[position:start]
         position = end + len(_CLOSE)
-    return Action(text, thought, (content + rest[position:]).strip(), tuple(calls))
+    return Action(text, thought, (content + rest[position:]).strip(), () if problem else tuple(calls), problem)
 
 
 def _parse_call(body: str) -> Call | str:

@@ -328,6 +328,8 @@ class AgentEnv(gymnasium.Env[str, str]):
             result = tool.function(**arguments)
         except REFUSALS as error:
             return Reply(f"Error: {error}", outcome=Outcome.TOOL_ERROR)
+        except StopIteration as error:  # which no future can hold, and which would end whoever iterates
+            raise RuntimeError(f"{tool.name} raised StopIteration") from error
         if isinstance(result, Reply):
             return result
         return Reply(to_text(result), ends=tool.ends)

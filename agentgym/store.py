@@ -213,7 +213,8 @@ def restore_turn(tree: TurnTree, record: dict[str, Any]) -> None:
             turn.streams["advantage"] = np.where(turn.sampled, advantage, 0.0)
         return
     index, parent = record.pop("turn"), record.pop("parent")
-    record["logprobs"], record["entropies"] = array("d", record["logprobs"]), array("d", record["entropies"])
+    for name in ("logprobs", "entropies"):
+        record[name] = array("d", np.array(record[name], dtype=np.float64))  # JSON has null for what is not finite
     record["versions"] = [(version, count) for version, count in record["versions"]]
     record["outcome"] = Outcome(record["outcome"])
     if index < len(tree.turns):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,7 @@ def trained(folder: Path, seed: int, steps: int, more: dict[str, Any], *chaos: o
     folder.mkdir(parents=True, exist_ok=True)
     run = folder / "disturbed" / "run" if chaos else folder / "run"
     if not (run / "policy").exists():
+        shutil.rmtree(run.parent if chaos else run, ignore_errors=True)  # what was begun
         recipe = {"env": {"id": "agentgym/Search-v0"}, "policy": "tiny", "steps": steps, "seed": seed, **more}
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
         if chaos:
@@ -76,7 +78,7 @@ def main() -> None:
     options.add_argument("--python", help="of an environment with vLLM: play on a server, and kill it too")
     options.add_argument("--folder", type=Path, default=Path("runs/benchmark-chaos"))
     given = options.parse_args()
-    found = measure(given.quick, given.python, given.folder)
+    found = measure(given.quick, given.python, given.folder / ("quick" if given.quick else "whole"))
     if given.json:
         print(json.dumps(found))
         return

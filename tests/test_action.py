@@ -77,6 +77,16 @@ def test_words_around_the_calls_are_the_content() -> None:
     assert [made.name for made in action.calls] == ["a", "b"]
 
 
+def test_words_around_malformed_calls_are_the_content_too() -> None:
+    """What grades words must not see fewer of them because a call among them was wrong."""
+    action = parse_action(f"first <tool_call>{{bad}}</tool_call> then {call('a')} last")
+    assert (action.calls, action.content) == ((), "first  then  last")
+    assert "not JSON" in str(action.problem)
+    cut = parse_action(f"first {call('a')} then <tool_call>{{\"name")
+    assert (cut.calls, cut.content) == ((), 'first  then <tool_call>{"name')
+    assert cut.problem == "The tool call is not closed: </tool_call> is missing."
+
+
 def test_a_call_in_a_thought_is_not_made() -> None:
     action = parse_action(f"<think>perhaps {call('a')}</think>no")
     assert (action.calls, action.content) == ((), "no")

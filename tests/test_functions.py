@@ -59,6 +59,22 @@ def test_read_only_calls_of_a_turn_run_together_and_keep_their_order():
     assert env.calls == 4
 
 
+@pytest.mark.parametrize("blocking", [False, True])
+def test_a_tool_that_stops_an_iteration_fails_as_one_that_raises_anything_else(blocking):
+    """A future cannot hold a StopIteration, and whoever waits for it would wait for ever."""
+
+    @tool(effect="read")
+    def first() -> str:
+        """The first of none."""
+        return next(iter(()))
+
+    env = FunctionEnv([first], TASKS, lambda answer, task: 0.0, blocking=blocking)
+    for calls in ([Call("first", {})], [Call("first", {})] * 2):
+        env.reset(seed=0)
+        with pytest.raises(RuntimeError, match="first raised StopIteration"):
+            env.step(format_action(*calls))
+
+
 def test_calls_draw_the_same_together_as_one_after_another():
     class Draws(agentgym.AgentEnv):
         max_calls = 5

@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import re
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -424,3 +425,9 @@ def test_a_card_from_the_command_line_with_the_shipped_policy(tmp_path: Path, ca
     assert "success on validation" in page
     assert "| Four against two | held-out success, difference |" in (tmp_path / "out.md").read_text()
     assert json.loads((tmp_path / "out" / "a" / "method-1.json").read_text())["spent"] >= 250
+
+
+def test_the_document_is_what_the_stored_results_say(tmp_path):
+    documents = Path(__file__).parent.parent / "docs"
+    shutil.copytree(documents / "reproduction", tmp_path / "reproduction")
+    assert write_document(tmp_path / "reproduction").read_text() == (documents / "reproduction.md").read_text()

@@ -1,3 +1,4 @@
+import math
 import random
 
 import numpy as np
@@ -61,6 +62,14 @@ def test_a_turn_that_is_logged_again_replaces_the_first_and_keeps_its_place(stor
     assert len(read.turns) == 5
     assert written(read.turns[4]) == written(leaf)
     assert len(read.turns[3].children) == 1
+
+
+def test_a_log_probability_that_is_not_finite_is_read_back_as_unknown(store):
+    tree = a_tree()
+    tree.turns[1].logprobs = [-1.0, -math.inf]
+    log(store, tree)
+    (read,) = store.trees()
+    assert (read.turns[1].logprobs[0], math.isnan(read.turns[1].logprobs[1])) == (-1.0, True)
 
 
 def test_advantages_come_back_on_the_sampled_tokens(store):

@@ -96,16 +96,15 @@ def _play(recipe: Path, folder: Path, steps: int, kills: list[tuple[int, str]], 
         while trainer.poll() is None or kills:
             if trainer.poll() is not None:
                 raise AgentGymError(f"the training ended with status {trainer.returncode} before all kills: {_said(folder)}")
-            if kills and _step(folder) >= kills[0][0]:
-                _, who = kills.pop(0)
-                server = rng.choice(servers) if who == "server" else None
-                if server in starting:
-                    starting[server].join()  # what is not up yet cannot be killed
+            up = [server for server in servers if server not in starting or not starting[server].is_alive()]
+            if kills and _step(folder) >= kills[0][0] and (up or kills[0][1] == "trainer"):
                 time.sleep(rng.random())  # into the step that comes
                 if trainer.poll() is not None:
                     continue
+                _, who = kills.pop(0)
                 console.print(f"after step {_step(folder)} of {steps}: the {who} is killed")
-                if server is not None:
+                if who == "server":
+                    server = rng.choice(up)
                     server.kill()
                     starting[server] = Thread(target=server.start, daemon=True)
                     starting[server].start()

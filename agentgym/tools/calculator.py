@@ -1,4 +1,4 @@
-"""Arithmetic on expressions, with Python's operators, their precedence and its numbers. Nothing is executed."""
+"""Arithmetic on decimal numbers, with Python's operators and their precedence. Nothing is executed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LARGEST_EXPONENT = 1000
 LARGEST_BASE = 2**64
 LARGEST_RESULT = 10**1000
 Number = int | float
-_TOKEN = re.compile(r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|\*\*|//|\S")
+_TOKEN = re.compile(r"(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|\*\*|//|\S")
 _END = ""
 
 
@@ -28,6 +28,8 @@ def calculator(expression: str) -> str:
         raise ToolError(f"the expression is longer than {LONGEST_EXPRESSION} characters; calculate it in parts")
     tokens = [_END, *reversed(_TOKEN.findall(expression))]
     try:
+        if not expression.isascii():  # Python reads the digits of other scripts too
+            raise ValueError(expression)
         value = _value(tokens)
         _take(_END, tokens)
     except (ValueError, RecursionError) as error:
@@ -56,7 +58,10 @@ def _operand(tokens: list[str]) -> Number:
         return value
     if token in _SIGNS:
         return _SIGNS[token](_value(tokens, _SIGN))
-    return int(token) if token.isdigit() else float(token)
+    try:
+        return int(token)
+    except ValueError:
+        return float(token)
 
 
 def _take(expected: str, tokens: list[str]) -> None:
