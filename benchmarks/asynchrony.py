@@ -193,7 +193,7 @@ def real(schedule: Callable[[], Any], steps: int, seed: int) -> dict[str, float]
     model, chat = tiny.load()
     policy = TransformersPolicy(model, chat, slots=256)
     sync = CopiedWeights(policy)
-    make_env = Delayed(0.1)
+    make_env = Delayed(0.3)
     tasks = make("agentgym/Search-v0").tasks("train")
     training = Training(
         make_env, policy, chat, Uniform(tasks, seed), Groups(8), GRPO(), ClippedSurrogate(), TorchLearner(sync.model, warm_up(4e-4)), sync,
