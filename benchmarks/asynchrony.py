@@ -28,6 +28,7 @@ from agentgym.policies.sync import CopiedWeights
 from agentgym.policies.transformers import TransformersPolicy
 from agentgym.policy import Generation, Prompt, Sampling
 from agentgym.trainers.credit.grpo import GRPO
+from agentgym.trainers.laboratory.verdict import t_interval
 from agentgym.trainers.learner import TorchLearner, warm_up
 from agentgym.trainers.loop import train
 from agentgym.trainers.objectives.clipped import ClippedSurrogate
@@ -243,7 +244,10 @@ def main() -> None:
         print(f"{found['case']}: {found['ratio']:.2f} times as fast (target {LEAST_RATIO:g})")
         for kind in ("synchronous", "ahead"):
             print(f"  {kind:12s}" + "  ".join(f"{name} {value:.3f}" for name, value in found[kind].items()))
-    if not given.real:
+    if given.real:
+        lost = t_interval([found["ahead"]["success"] - found["synchronous"]["success"] for found in rows])
+        print(f"success ahead less success alone: {lost.estimate:.3f} [{lost.low:.3f}, {lost.high:.3f}]")
+    else:
         print(f"share_of_bound: of what the slowest resource allows (target {LEAST_SHARE:g} ahead)")
 
 

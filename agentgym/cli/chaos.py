@@ -105,9 +105,7 @@ def _play(recipe: Path, folder: Path, steps: int, kills: list[tuple[int, str]], 
                 console.print(f"after step {_step(folder)} of {steps}: the {who} is killed")
                 if who == "server":
                     server = rng.choice(up)
-                    server.kill()
-                    starting[server] = Thread(target=server.start, daemon=True)
-                    starting[server].start()
+                    starting[server] = _restart(server)
                 else:
                     trainer.kill()
                     trainer.wait()
@@ -133,6 +131,14 @@ def _await_resumption(trainer: subprocess.Popen[bytes], folder: Path) -> None:
     before = [(path, path.stat().st_mtime_ns) for path in folder.glob("turns.jsonl")]
     while trainer.poll() is None and all(path.stat().st_mtime_ns == modified for path, modified in before):
         time.sleep(GLANCE)
+
+
+def _restart(server: VllmServer) -> Thread:
+    """The thread that lives until the server is up again."""
+    server.kill()
+    thread = Thread(target=server.start, daemon=True)
+    thread.start()
+    return thread
 
 
 def _step(folder: Path) -> int:

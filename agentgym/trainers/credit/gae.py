@@ -105,7 +105,7 @@ def estimated(tree: TurnTree, values: Values, discount: float, decay: float, per
 
 def _steps(turn: Turn, per: str) -> Any:
     """The places of a turn's steps among its tokens."""
-    return np.flatnonzero(turn.sampled)[: 1 if per == "turn" else None]
+    return np.arange(turn.sampled_tokens)[: 1 if per == "turn" else None]
 
 
 def _mark(trees: Sequence[TurnTree], targets: Values, per: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from agentgym.errors import AgentGymError
-from agentgym.pack import Bools, Floats
+from agentgym.pack import Bools, Floats, behaviour
 from agentgym.trainers.credit.logprobs import scored
 from agentgym.trainers.credit.streams import Around
 from agentgym.trainers.learner import Frozen
@@ -46,7 +46,7 @@ class Snapshots(Around):
             del self.held[version]
         turns = [turn for tree in trees for turn in tree.turns]
         for turn in turns:
-            turn.streams["old"] = _sampler(turn)
+            turn.streams["old"] = behaviour(turn)
         scorer = self._scorer = self._scorer or Frozen(learner.model)
         missing = 0
         for version in {version for turn in turns for version, _ in turn.versions}:
@@ -131,17 +131,10 @@ def _share(turns: Sequence[tuple[Turn, Floats, Floats]], bounds: tuple[float, fl
     for turn, old, now in turns:
         n = turn.sampled_tokens
         advantage = turn.streams.get("advantage", np.zeros(n))
-        before, between, after, signs = (torch.from_numpy(values[:n]) for values in (_sampler(turn), old, now, advantage))
+        before, between, after, signs = (torch.from_numpy(values[:n]) for values in (behaviour(turn), old, now, advantage))
         good = kept(before, between, after, signs, *bounds)
         passed, total = passed + int(good.sum()), total + n
     return passed / total if total else 1.0
-
-
-def _sampler(turn: Turn) -> Floats:
-    """The sampler's log-probabilities at their tokens, 0 elsewhere; shape (T,)."""
-    found = np.zeros(len(turn.ids))
-    found[: len(turn.logprobs)] = turn.logprobs
-    return found
 
 
 def _drawn_by(turn: Turn, version: int) -> Bools:
