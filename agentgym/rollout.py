@@ -50,13 +50,15 @@ class Start:
 
 
 Committed = Callable[[TurnTree, Turn], None]
+Closed = Callable[[TurnTree], None]
 
 
 class Rollout:
     """Grows one forest. ``lineage`` names the run's sub-stream: equal lineages, weights and plans give equal forests.
 
     An environment whose ``blocking`` is true works in one of a few threads; the others work on the event loop, in a fixed order.
-    ``committed`` is called with each turn, in commit order. ``clock`` hears when generations and environments are under way.
+    ``committed`` is called with each turn, in commit order, and ``closed`` with each tree as soon as it is complete. ``clock`` hears when
+    generations and environments are under way.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Rollout:
         limits: Limits | None = None,
         temperature: float = 1.0,
         committed: Committed | None = None,
+        closed: Closed | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.make_env = make_env
@@ -80,6 +83,7 @@ class Rollout:
         self.limits = limits or Limits()
         self.temperature = temperature
         self.committed = committed or (lambda tree, turn: None)
+        self.closed = closed or (lambda tree: None)
         self.clock = clock or Clock()
         self.forest: list[TurnTree] = []
         self._idle_envs: list[AgentEnv] = []
@@ -164,7 +168,7 @@ class Rollout:
         if root.end is None:
             self._plan(Started(tree))
         else:
-            tree.closed = True
+            self._close(tree)
 
     def _reset(self, env: AgentEnv, root: Turn, task: Task, lineage: Lineage) -> tuple[str, Info]:
         observation, info = env.reset(options={"task": task, "lineage": lineage})
@@ -182,10 +186,15 @@ class Rollout:
                 case Stop(tree, turn, verdict):
                     self._spawn(self._end(tree, turn) if verdict else self._cancel(tree, turn))
                 case Close(tree):
-                    tree.closed = True
                     for turn in tree.turns:
                         turn.cache = None
                         self._release(turn)
+                    self._close(tree)
+
+    def _close(self, tree: TurnTree) -> None:
+        if not tree.closed:
+            tree.closed = True
+            self.closed(tree)
 
     def _extend_all(self, command: Extend) -> None:
         turn = command.turn

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from agentgym.pack import Packed, pack
 from agentgym.task import Task
+from agentgym.trainers.training import Training
+from agentgym.trainers.updates import Updates
 from agentgym.turn import Turn, TurnTree, context_ids
 
 BEHAVIOUR = -3.0
@@ -79,3 +81,10 @@ def turn_logprobs(model: torch.nn.Module, turn: Turn) -> Tensor:
     before = model(input_ids=torch.tensor([context])).logits[0, :-1].log_softmax(-1)
     logprobs = torch.cat([before.new_zeros(1), before[torch.arange(len(context) - 1), context[1:]]])
     return logprobs[len(context) - len(turn.ids) :]
+
+
+def learn(run: Training, step: int, trees: Sequence[TurnTree]) -> dict[str, float]:
+    """What the loop does with a batch that has its streams."""
+    updates = Updates(run, step)
+    updates.add(trees)
+    return updates.end()

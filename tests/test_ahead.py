@@ -55,16 +55,23 @@ class Unhurried(TransformersPolicy):
         return await super().generate(prompt, sampling)
 
 
-def a_run(schedule: Any, *, wait: Any = None, sync: type = CopiedWeights, learner: type = TorchLearner) -> Training:
+def a_run(
+    schedule: Any,
+    *,
+    wait: Any = None,
+    sync: type = CopiedWeights,
+    learner: type = TorchLearner,
+    dtype: Any = torch.float32,
+    **changes: Any,
+) -> Training:
     torch.set_num_threads(1)
     tokenizer = TinyTokenizer.train(["Write etaoin. More!", "user assistant system"] * 3)
-    policy = Unhurried(new_model(len(tokenizer), seed=0), tiny_chat(tokenizer))
+    policy = Unhurried(new_model(len(tokenizer), seed=0).to(dtype), tiny_chat(tokenizer))
     policy.wait = wait
     made = sync(policy)
-    return Training(
-        Letters, policy, policy.chat, Uniform(Letters().tasks("train")), Groups(3), GRPO(), ClippedSurrogate(),
-        learner(made.model, 1e-2), made, schedule, limits=Limits(tokens=200, turn_tokens=8), batch=BATCH,
-    )  # fmt: skip
+    seams = {"source": Uniform(Letters().tasks("train")), "expander": Groups(3), "credit": GRPO(), "objective": ClippedSurrogate()}
+    rest = {"limits": Limits(tokens=200, turn_tokens=8), "batch": BATCH, **seams, **changes}
+    return Training(Letters, policy, policy.chat, learner=learner(made.model, 1e-2), sync=made, schedule=schedule, **rest)
 
 
 def played(run: Training, steps: int, store: RunStore | None = None) -> list[tuple[dict[str, float], list[TurnTree]]]:
@@ -272,7 +279,7 @@ def test_an_error_while_the_learner_learns_is_heard(monkeypatch: pytest.MonkeyPa
     player = PlayingAhead(run, None, Clock(), run.schedule)
     player._error = AgentGymError("a rollout failed")
     with pytest.raises(AgentGymError, match="a rollout failed"):
-        asyncio.run(player.forest(0))
+        asyncio.run(player.forest())
 
 
 class Waits:
@@ -311,5 +318,5 @@ def test_a_unit_that_leaves_a_batch_unfilled_for_ever_is_refused() -> None:
 
 
 def test_shared_weights_cannot_be_played_ahead() -> None:
-    with pytest.raises(AgentGymError, match="BoundedStaleness leaves the actor old weights, but SharedWeights keeps none"):
+    with pytest.raises(AgentGymError, match="BoundedStaleness needs an actor with weights of its own, and SharedWeights gives it none"):
         a_run(BoundedStaleness(1), sync=SharedWeights)

@@ -10,6 +10,7 @@ import pytest
 from credits import assigned
 from distilling import OBJECTIVES, Silent, a_learner, copy_of, episode, loss_of, random_forest, scorers
 from forests import random_model
+from packs import learn
 from resumable_run import Letters
 
 from agentgym.errors import AgentGymError
@@ -23,7 +24,7 @@ from agentgym.trainers.credit.opd import OPD
 from agentgym.trainers.credit.topk import TopK
 from agentgym.trainers.divisors import token_mean
 from agentgym.trainers.learner import TorchLearner
-from agentgym.trainers.loop import _learn, train
+from agentgym.trainers.loop import train
 from agentgym.trainers.objectives.clipped import ClippedSurrogate
 from agentgym.trainers.objectives.distillation import JSD, Distillation, SampledKL, TokenRewards
 from agentgym.trainers.recipe import Recipe
@@ -82,7 +83,7 @@ def test_a_step_brings_the_learner_closer_to_its_teacher() -> None:
         for step in range(3):
             forest = random_forest(3, copy_of(run.learner))
             asyncio.run(run.credit.assign(forest, {"learner": run.learner, **run.models}))
-            assert np.isfinite(list(_learn(run, step, forest).values())).all()
+            assert np.isfinite(list(learn(run, step, forest).values())).all()
         assert _whole_divergence(run.learner) < before, name
 
 

@@ -41,7 +41,7 @@ from agentgym.policy import Prompt
 from agentgym.rollout import episode
 from agentgym.trainers.cloning import mark_demonstrations
 from agentgym.trainers.credit.labels import Labels, visits
-from agentgym.trainers.divisors import constant, token_mean
+from agentgym.trainers.divisors import Constant, token_mean
 from agentgym.trainers.expanders.dagger import DAgger
 from agentgym.trainers.expanders.mixing import PerTurn, SingleSwitch
 from agentgym.trainers.objectives.cross_entropy import CrossEntropy
@@ -70,7 +70,7 @@ def test_e3_the_loss_of_a_label():
     tree.add(Turn(-1, root, "policy", 0, ids=[4, 5], sampled_tokens=2, logprobs=[-1.0] * 2, action_tokens=2, action=LEFT, end="done"))
     tree.add(Turn(-1, root, "teacher", 0, ids=[2, 3], action_tokens=2, action=RIGHT, executed=False))
     learnt(tree)
-    for divide, loss in ((constant(1.0), 2.079442), (token_mean, 1.039721)):
+    for divide, loss in ((Constant(1.0), 2.079442), (token_mean, 1.039721)):
         divide([tree])
         (packed,) = pack([tree], 100)
         heads: Any = Given(torch.log(torch.tensor([1.0, 0.9, 0.8, 0.5, 0.25], dtype=torch.float64)))

@@ -82,7 +82,7 @@ def test_a_run_that_was_killed_goes_on_with_the_old_weights(tmp_path: Path) -> N
 
 
 def test_weights_that_are_shared_cannot_lag() -> None:
-    with pytest.raises(AgentGymError, match="Lagging leaves the actor old weights, but SharedWeights keeps none"):
+    with pytest.raises(AgentGymError, match="Lagging needs an actor with weights of its own, and SharedWeights gives it none"):
         _run(SharedWeights)
     with pytest.raises(AgentGymError, match="steps is 0"):
         Lagging(0)

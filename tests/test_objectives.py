@@ -15,7 +15,7 @@ from torch import Tensor
 
 from agentgym.pack import Packed, pack
 from agentgym.task import Task
-from agentgym.trainers.divisors import Divisor, constant, sequence_mean, token_mean, turn_mean
+from agentgym.trainers.divisors import Constant, Divisor, sequence_mean, token_mean, turn_mean
 from agentgym.trainers.objectives.clipped import ClippedSurrogate
 from agentgym.trainers.objectives.cross_entropy import CrossEntropy
 from agentgym.turn import Turn, TurnTree
@@ -153,7 +153,7 @@ def _divided(tree: TurnTree, episodes: list[list[Turn]], losses: list[list[float
 
 @pytest.mark.parametrize(
     ("divisor", "loss"),
-    [(token_mean, 2.0), (sequence_mean, 2.0), (constant(2), 6.0), (constant(2 * 4), 1.5), (turn_mean, 2.0)],
+    [(token_mean, 2.0), (sequence_mean, 2.0), (Constant(2), 6.0), (Constant(2 * 4), 1.5), (turn_mean, 2.0)],
 )
 def test_the_worked_example_of_each_divisor(divisor: Divisor, loss: float) -> None:
     assert _divided(*_episodes([[2], [4]]), [[1, 3], [2, 2, 2, 2]], divisor) == pytest.approx(loss, abs=1e-12)
@@ -177,7 +177,7 @@ def test_a_shared_turn_counts_once_for_tokens_and_turns_and_for_each_episode_in_
         assert [turn.streams["weight"][0] for turn in (shared, *ends)] == pytest.approx(weights)
 
 
-@pytest.mark.parametrize("divisor", [token_mean, turn_mean, sequence_mean, constant(7)])
+@pytest.mark.parametrize("divisor", [token_mean, turn_mean, sequence_mean, Constant(7)])
 def test_labels_have_no_weight(divisor: Divisor) -> None:
     tree, _ = _episodes([[2]])
     label = add_turn(tree, tree.root, [1, 1], 2, end="done", executed=False)
@@ -193,7 +193,7 @@ def test_weights_sum_to_one_over_the_batch(divisor: Divisor) -> None:
     assert sum(turn.streams["weight"].sum() for tree in trees for turn in tree.turns) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("divisor", [token_mean, turn_mean, sequence_mean, constant(7)])
+@pytest.mark.parametrize("divisor", [token_mean, turn_mean, sequence_mean, Constant(7)])
 def test_a_batch_without_any_verdict_has_no_weight(divisor: Divisor) -> None:
     tree, episodes = _episodes([[2], [3]])
     for turns in episodes:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from forests import add_turn, random_model
-from packs import gradient, group, heads
+from packs import gradient, group, heads, learn
 from test_objectives_paths import wild_tree
 
 from agentgym.errors import AgentGymError
@@ -35,7 +35,6 @@ from agentgym.trainers.credit.importance import (
 from agentgym.trainers.credit.logprobs import WithLogprobs
 from agentgym.trainers.divisors import sequence_mean, token_mean
 from agentgym.trainers.learner import Frozen, TorchLearner
-from agentgym.trainers.loop import _learn
 from agentgym.trainers.objectives.aepo import KeptGradient
 from agentgym.trainers.objectives.bapo import BAPO
 from agentgym.trainers.objectives.cispo import CISPO
@@ -104,7 +103,7 @@ def test_every_objective_learns_from_a_forest_with_grpos_credit(name: str, divis
     for seed in range(2):
         forest = _forest(seed)
         asyncio.run(run.credit.assign(forest, {"learner": learner, **run.models}))
-        metrics = _learn(run, seed, forest)
+        metrics = learn(run, seed, forest)
         assert np.isfinite(list(metrics.values())).all()
         assert metrics["gradient_norm"] > 0
     assert learner.version == 4
@@ -169,7 +168,7 @@ def test_an_update_is_as_long_as_its_objective_says() -> None:
     run = _training(Regularised(objective, KL()), WithLogprobs(GRPO(), {"reference": "learner"}), learner=learner, updates=1)
     asyncio.run(run.credit.assign(forest, {"learner": learner}))
     frozen = Frozen(learner.model)
-    metrics = _learn(run, 0, forest)
+    metrics = learn(run, 0, forest)
     taught = [tree for tree in forest if any(turn.streams["advantage"].any() for turn in tree.turns)]
     ratios = []
     for packed in ByWholeTree()(taught):
@@ -205,7 +204,7 @@ def test_a_frozen_model_stays_as_it_was() -> None:
     (packed,) = ByWholeTree()(forest[:1])
     before = frozen.logprobs(packed)
     asyncio.run(run.credit.assign(forest, {}))
-    _learn(run, 0, forest)
+    learn(run, 0, forest)
     assert torch.equal(frozen.logprobs(packed), before)
     assert not torch.equal(learner.logprobs(packed), before)
 
@@ -321,7 +320,7 @@ def test_advantages_are_those_of_the_whole_group_whatever_is_rejected() -> None:
     [
         ({}, [1 / 5, 1 / 5]),
         ({"divisor": "agentgym.trainers.divisors:sequence_mean"}, [1 / 6, 1 / 4]),
-        ({"divisor": {"class": "agentgym.trainers.divisors:constant", "divisor": 8}}, [1 / 8, 1 / 8]),
+        ({"divisor": {"class": "agentgym.trainers.divisors:Constant", "divisor": 8}}, [1 / 8, 1 / 8]),
     ],
 )
 def test_a_recipe_chooses_its_divisor(divisor: dict[str, Any], weights: list[float]) -> None:

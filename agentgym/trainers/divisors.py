@@ -8,6 +8,8 @@ verdict, each unique turn once however many episodes share it: labels lie on no 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -45,13 +47,15 @@ def sequence_mean(trees: Sequence[TurnTree]) -> None:
     _write(trees, lambda turn, mask: mask * share[turn])
 
 
-def constant(divisor: float) -> Divisor:
+@dataclass(frozen=True)
+class Constant:
     """A fixed divisor, as in Dr.GRPO (arXiv 2503.20783), so that long episodes are not favoured or punished."""
 
-    def divide(trees: Sequence[TurnTree]) -> None:
-        _write(trees, lambda turn, mask: mask / divisor)
+    divisor: float
+    apart: ClassVar[bool] = True  # a tree's weights hang on no other tree
 
-    return divide
+    def __call__(self, trees: Sequence[TurnTree]) -> None:
+        _write(trees, lambda turn, mask: mask / self.divisor)
 
 
 def _masks(trees: Sequence[TurnTree]) -> dict[Turn, Stream]:

@@ -10,13 +10,13 @@ from typing import Any
 
 from agentgym.clock import Clock
 from agentgym.outcome import Outcome
-from agentgym.seeds import Lineage
 from agentgym.store import RunStore
-from agentgym.trainers.credit.streams import check_streams, log_advantages, teaches
+from agentgym.trainers.credit.streams import check_streams, log_advantages
 from agentgym.trainers.logs import log_step
 from agentgym.trainers.playing import Playing, playing
-from agentgym.trainers.seams import Metrics, Stateful, pace
+from agentgym.trainers.seams import Metrics, Stateful
 from agentgym.trainers.training import Training
+from agentgym.trainers.updates import Updates, means
 from agentgym.turn import TurnTree
 
 Done = Callable[[int, Metrics, Sequence[TurnTree]], Any]
@@ -56,25 +56,28 @@ async def train_step(
 ) -> tuple[Metrics, list[TurnTree], list[TurnTree]]:
     """The metrics, the trees that were played, and those that were learnt."""
     await run.schedule.admit(run.learner.version)
-    forest = await player.forest(step)
+    forest: list[TurnTree] = []
+    trees: list[TurnTree] = []
+    credited: list[tuple[float, Metrics]] = []
+    updates = Updates(run, step)
+    async with aclosing(player.parts(step)) as parts:
+        async for part in parts:
+            forest += part
+            trees += (learnt := await _credited(run, part, clock, store))
+            credited.append((len(part), run.credit.metrics()))
+            with clock.during("learn"):
+                await asyncio.to_thread(updates.add, learnt)
     run.source.observe(forest)
-    admitted = [tree for tree in forest if run.source.admit(tree) is None]
-    trees = run.schedule.select(admitted, run.learner.version) or []
-    with clock.during("score"):
-        await run.credit.assign(trees, {"learner": run.learner, "chat": run.chat, **run.models})
-    check_streams(trees)
-    if store is not None:
-        log_advantages(store, trees)
     with clock.during("learn"):
-        metrics = await asyncio.to_thread(_learn, run, step, trees)
+        metrics = await asyncio.to_thread(updates.end)
     if run.schedule.push_due(run.learner.version):
         with clock.during("sync"):
             await run.sync.push(run.learner)
         await player.pushed()
     if run.hook is not None:
         metrics.update(await run.hook.after_step(run, step + 1))
-    for plugin in (*run.plugins().values(), player):
-        metrics.update(plugin.metrics())
+    for name, plugin in {**run.plugins(), "playing": player}.items():
+        metrics.update(means(credited) if name == "credit" else plugin.metrics())
     leaves = [leaf for tree in forest for leaf in tree.leaves() if leaf.outcome is not Outcome.CANCELLED]
     metrics["lost"], metrics["episodes"] = sum(leaf.reward is None for leaf in leaves), len(leaves)
     acted = [turn for tree in forest for turn in tree.turns if turn.author != "env"]
@@ -84,16 +87,13 @@ async def train_step(
     return metrics | clock.lap(), forest, trees
 
 
-def _learn(run: Training, step: int, trees: Sequence[TurnTree]) -> Metrics:
-    """A group without contrast has no gradient; as in DAPO (arXiv 2503.14476) it is left out of the divisor too."""
-    taught = [tree for tree in trees if teaches(tree)]
-    Lineage.of(run.seed, "order", step).rng().shuffle(taught)
-    collected: dict[str, list[float]] = {}
-    for part in (taught[first :: run.updates] for first in range(min(run.updates, len(taught)))):
-        run.divisor(part)
-        packs = run.packing(part)
-        learnt = run.learner.accumulate_all(packs, run.objective)
-        totals = {"loss": sum(metrics.pop("loss", 0.0) for metrics in learnt), "packed_tokens": float(sum(map(len, packs)))}
-        for name, value in (item for metrics in (*learnt, totals, run.learner.step(pace(run.objective))) for item in metrics.items()):
-            collected.setdefault(name, []).append(value)
-    return {name: sum(values) / len(values) for name, values in collected.items()}
+async def _credited(run: Training, part: Sequence[TurnTree], clock: Clock, store: RunStore | None) -> list[TurnTree]:
+    """What is learnt of a part, with its streams."""
+    admitted = [tree for tree in part if run.source.admit(tree) is None]
+    trees = run.schedule.select(admitted, run.learner.version) or []
+    with clock.during("score"):
+        await run.credit.assign(trees, {"learner": run.learner, "chat": run.chat, **run.models})
+    check_streams(trees)
+    if store is not None:
+        log_advantages(store, trees)
+    return trees

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from typing import Any, Protocol
@@ -13,18 +14,19 @@ import orjson
 from agentgym.clock import Clock
 from agentgym.errors import AgentGymError
 from agentgym.expand import Stateless
-from agentgym.rollout import Rollout, Start
+from agentgym.rollout import Closed, Rollout, Start
 from agentgym.seeds import Lineage
 from agentgym.store import RunStore
 from agentgym.task import Task
+from agentgym.trainers.schedules.periodic import Periodic
 from agentgym.trainers.seams import Ahead, Stateful
 from agentgym.trainers.training import Training
 from agentgym.turn import TurnTree
 
 
 class Playing(Stateful, Protocol):
-    async def forest(self, step: int) -> list[TurnTree]:
-        """The trees of a step, closed or ended."""
+    def parts(self, step: int) -> AsyncGenerator[list[TurnTree], None]:
+        """The trees of a step, closed or ended, as they may be learnt: all at once, or those of some tasks before others have ended."""
 
     async def pushed(self) -> None:
         """The actor has new weights."""
@@ -34,10 +36,12 @@ class Playing(Stateful, Protocol):
 
 
 def playing(run: Training, store: RunStore | None, clock: Clock) -> Playing:
-    return PlayingAhead(run, store, clock, run.schedule) if isinstance(run.schedule, Ahead) else BatchByBatch(run, store, clock)
+    if isinstance(run.schedule, Ahead):
+        return PlayingAhead(run, store, clock, run.schedule)
+    return (TaskByTask if isinstance(run.schedule, Periodic) else BatchByBatch)(run, store, clock)
 
 
-def rollout_of(run: Training, store: RunStore | None, clock: Clock, number: int) -> Rollout:
+def rollout_of(run: Training, store: RunStore | None, clock: Clock, number: int, closed: Closed | None = None) -> Rollout:
     return Rollout(
         run.make_env,
         run.expander,
@@ -46,6 +50,7 @@ def rollout_of(run: Training, store: RunStore | None, clock: Clock, number: int)
         Lineage.of(run.seed, "train", number),
         limits=run.limits,
         committed=store.turn if store else None,
+        closed=closed,
         clock=clock,
     )
 
@@ -56,14 +61,56 @@ class BatchByBatch(Stateless):
     def __init__(self, run: Training, store: RunStore | None, clock: Clock) -> None:
         self.run, self.store, self.clock = run, store, clock
 
-    async def forest(self, step: int) -> list[TurnTree]:
-        return await rollout_of(self.run, self.store, self.clock, step).run(self.run.source.draw(self.run.batch))
+    async def parts(self, step: int) -> AsyncGenerator[list[TurnTree], None]:
+        yield await rollout_of(self.run, self.store, self.clock, step).run(self.run.source.draw(self.run.batch))
 
     async def pushed(self) -> None:
         pass
 
     async def aclose(self) -> None:
         pass
+
+
+class TaskByTask(BatchByBatch):
+    """The same rollout for each step, but a task is handed on as soon as all its trees are complete."""
+
+    async def parts(self, step: int) -> AsyncGenerator[list[TurnTree], None]:
+        starts = self.run.source.draw(self.run.batch)
+        complete = _Complete(starts)
+        rollout = asyncio.create_task(rollout_of(self.run, self.store, self.clock, step, complete.add).run(starts))
+        rollout.add_done_callback(lambda _: complete.changed.set())
+        try:
+            while not rollout.done():
+                await complete.changed.wait()
+                if part := complete.take():
+                    yield part
+            if part := [tree for tree in rollout.result() if tree.id not in complete.taken]:
+                yield part
+        finally:
+            rollout.cancel()
+            await asyncio.gather(rollout, return_exceptions=True)
+
+
+class _Complete:
+    """Trees that are complete, given away once all of their task are."""
+
+    def __init__(self, starts: Sequence[Start]) -> None:
+        self.changed = asyncio.Event()
+        self.taken: set[str] = set()
+        self._missing = Counter(start.task.id for start in starts)
+        self._trees: dict[str, list[TurnTree]] = {}
+
+    def add(self, tree: TurnTree) -> None:
+        self._trees.setdefault(tree.task.id, []).append(tree)
+        self._missing[tree.task.id] -= 1
+        if not self._missing[tree.task.id]:
+            self.changed.set()
+
+    def take(self) -> list[TurnTree]:
+        self.changed.clear()
+        found = [tree for task in list(self._trees) if not self._missing[task] for tree in self._trees.pop(task)]
+        self.taken.update(tree.id for tree in found)
+        return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,7 +146,10 @@ class PlayingAhead:
                     f"plays {schedule.unit}: choose a unit that divides the batch, or more staleness"
                 )
 
-    async def forest(self, step: int) -> list[TurnTree]:
+    async def parts(self, step: int) -> AsyncGenerator[list[TurnTree], None]:
+        yield await self.forest()
+
+    async def forest(self) -> list[TurnTree]:
         self._begin()
         while self._error is None and _starts(self._ended) < self.run.batch:
             self._changed.clear()

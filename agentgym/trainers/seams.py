@@ -49,7 +49,8 @@ class Credit(Stateful, Protocol):
     """Writes streams over the turns of a batch of trees: ``advantage``, or those that its attribute ``writes`` names.
 
     ``trained`` says how much each token counts; where it is not written, those count that the policy sampled in episodes with a
-    verdict. ``models`` has the training's own, the learner as "learner" and the chat format as "chat".
+    verdict. ``models`` has the training's own, the learner as "learner" and the chat format as "chat". One that can be asked about each
+    task's trees by themselves, and then writes what it would have written on the whole batch, says ``apart = True``.
     """
 
     async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None: ...
@@ -70,6 +71,11 @@ def given(name: str) -> Callable[[Any], Any]:
         raise AgentGymError(f"a model {name!r} is needed: give it among the models of the training or the recipe")
 
     return missing
+
+
+def apart(plugin: Any) -> bool:
+    """Whether a credit, a divisor or an expander says of itself that what it does with one task's trees hangs on no other's."""
+    return bool(getattr(plugin, "apart", False))
 
 
 class Heads(Protocol):

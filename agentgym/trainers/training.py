@@ -20,8 +20,24 @@ from agentgym.trainers.divisors import Divisor, token_mean
 from agentgym.trainers.packing import ByPath, ByTree, Packing
 from agentgym.trainers.processes import Together
 from agentgym.trainers.schedules.lagging import Lagging
+from agentgym.trainers.schedules.periodic import Periodic
 from agentgym.trainers.schedules.synchronous import Synchronous
-from agentgym.trainers.seams import Ahead, Credit, Hook, Hosts, Learner, Objective, Paced, Schedule, Source, Stateful, Sync, asked, layers
+from agentgym.trainers.seams import (
+    Ahead,
+    Credit,
+    Hook,
+    Hosts,
+    Learner,
+    Objective,
+    Paced,
+    Schedule,
+    Source,
+    Stateful,
+    Sync,
+    apart,
+    asked,
+    layers,
+)
 
 
 @dataclass
@@ -65,13 +81,15 @@ class Training:
                 f"{type(self.learner).__name__} gives: use a credit that writes it, such as agentgym.trainers.credit.logprobs:WithLogprobs"
             )
 
-        if isinstance(self.schedule, Lagging | Ahead) and not isinstance(self.sync, Stateful):
+        if isinstance(self.schedule, Lagging | Ahead | Periodic) and not isinstance(self.sync, Stateful):
             raise AgentGymError(
-                f"{type(self.schedule).__name__} leaves the actor old weights, but {type(self.sync).__name__} keeps none: use a sync "
-                "such as agentgym.policies.sync:CopiedWeights"
+                f"{type(self.schedule).__name__} needs an actor with weights of its own, and {type(self.sync).__name__} gives it none: "
+                "use a sync such as agentgym.policies.sync:CopiedWeights"
             )
         if isinstance(self.schedule, Ahead):
             self._refuse_what_shares()
+        if isinstance(self.schedule, Periodic):
+            self._refuse_what_waits_for_a_batch()
         if isinstance(self.learner, Together):
             keeping = [layer for layer in layers(self.objective) if isinstance(layer, Stateful | Paced)]
             if held := [type(plugin).__name__ for plugin in (*keeping, *([self.hook] if self.hook else []))]:
@@ -93,7 +111,7 @@ class Training:
     def _refuse_what_shares(self) -> None:
         """Several rollouts are played at once, and go on while weights change."""
         name = type(self.schedule).__name__
-        if not getattr(self.expander, "apart", False):
+        if not apart(self.expander):
             raise AgentGymError(
                 f"{name} plays several rollouts at once, and {type(self.expander).__name__} plans their trees together: use an expander "
                 "whose trees share nothing, such as agentgym.expand:Groups"
@@ -102,6 +120,21 @@ class Training:
             raise AgentGymError(f"{name} draws on while trees are played, and {type(self.source).__name__} waits for whole passes of them")
         if self.hook is not None:
             raise AgentGymError(f"{name} plays on while {type(self.hook).__name__} tries weights, which would sample what is learnt")
+
+    def _refuse_what_waits_for_a_batch(self) -> None:
+        """What is learnt of one task may not hang on those that have not ended."""
+        name = type(self.schedule).__name__
+        if not apart(self.credit):
+            raise AgentGymError(
+                f"{name} learns from a task before the others have ended, and {type(self.credit).__name__} looks at them together: use a "
+                "credit that takes tasks by themselves, such as agentgym.trainers.credit.grpo:GRPO"
+            )
+        if not apart(self.divisor):
+            raise AgentGymError(
+                f"{name} cannot divide by the size of a batch that is not played yet: set divisor to agentgym.trainers.divisors:Constant"
+            )
+        if self.updates != 1:
+            raise AgentGymError(f"{name} takes one optimiser step for a batch, not {self.updates}: set updates to 1")
 
     def plugins(self) -> dict[str, Any]:
         found = {"source": self.source, "expander": self.expander, "credit": self.credit, "schedule": self.schedule}

@@ -39,6 +39,8 @@ class GroupCredit(Stateless):
     ``contrasts_per_kilotoken``, their number for each thousand sampled tokens.
     """
 
+    apart = True
+
     def __init__(self) -> None:
         self._metrics: dict[str, float] = {}
 

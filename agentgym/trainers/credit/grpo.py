@@ -23,6 +23,8 @@ class GRPO(Stateless):
     Episodes without a verdict are in no mean. A turn that several episodes share gets the mean of their advantages [R].
     """
 
+    apart = True
+
     def __init__(self) -> None:
         self._metrics: dict[str, float] = {}
 

@@ -26,6 +26,8 @@ class StepCredit(Stateless):
     ``steps_with_signal``, that of actions; ``contrasts_per_kilotoken``, tasks that do for each thousand sampled tokens.
     """
 
+    apart = True
+
     def __init__(self, discount: float, scale: str) -> None:
         if not 0 <= discount <= 1:
             raise AgentGymError(f"discount is {discount}: it must lie between 0 and 1")

@@ -24,6 +24,8 @@ class TreeGRPO(Stateless):
     ``groups_with_signal`` and ``trees_with_signal``: share of tasks, and of trees, whose rewards differ.
     """
 
+    apart = True
+
     def __init__(self) -> None:
         self._metrics: dict[str, float] = {}
 
