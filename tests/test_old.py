@@ -19,8 +19,10 @@ from agentgym.expand import Stateless
 from agentgym.pack import pack
 from agentgym.policies.tiny import new_model
 from agentgym.task import Task
-from agentgym.trainers.credit.old import Averaged, Snapshots
+from agentgym.trainers.credit.grpo import GRPO
+from agentgym.trainers.credit.old import Averaged, Snapshots, WithLags
 from agentgym.trainers.learner import PackScorer, TorchLearner
+from agentgym.trainers.objectives.interpolated import Interpolated, between
 from agentgym.trainers.objectives.masked import Masked, kept
 from agentgym.trainers.schedules.ahead import BoundedStaleness
 from agentgym.turn import TurnTree
@@ -159,6 +161,67 @@ def test_a_run_ahead_of_its_learner_is_told_apart_from_its_engine() -> None:
     assert all(metrics["gap_sampler"] == pytest.approx(1, abs=1e-4) for metrics in heard if "gap_sampler" in metrics)
     assert any(abs(metrics["gap_moved"] - 1) > 1e-4 for metrics in heard if "gap_moved" in metrics)
     assert all(metrics["old_missing"] == 0 for metrics in heard)
+
+
+def test_an_old_log_probability_between_two_is_that_of_the_worked_example() -> None:
+    lag = np.array([2.0])  # drawn by version 5, learnt by 7 first
+    found = between(np.log([0.4]), np.log([0.7]), lag, "log")
+    assert np.exp(found) == pytest.approx([0.580879], abs=1e-6)
+    assert np.exp(between(np.log([0.4]), np.log([0.7]), lag, "linear")) == pytest.approx([0.6])
+    assert between(np.array([-1.0]), np.array([-2.0]), np.zeros(1), "linear") == pytest.approx([-1.0])
+
+
+@pytest.mark.parametrize(
+    ("lag", "form", "mask", "clip"),
+    [
+        (1, "linear", (0.98, 1.02), (0.994018, 1.008032)),
+        (1, "log", (0.9801, 1.0201), (0.994009, 1.008016)),
+        (2, "linear", (0.985, 1.015), (0.991054, 1.012097)),
+        (2, "log", (0.985038, 1.015037), (0.991027, 1.012048)),
+        (3, "linear", (0.986667, 1.013333), (0.988107, 1.016194)),
+        (3, "log", (0.986689, 1.013356), (0.988054, 1.016096)),
+    ],
+)
+def test_tests_of_an_interpolated_ratio_are_wider_tests_of_the_whole_one(lag: int, form: Any, mask: Any, clip: Any) -> None:
+    def keeps(ratio: float, advantage: float, band: float, low: float, high: float) -> bool:
+        sampler, now = np.log([0.5]), np.log([0.5 * ratio])
+        old = between(sampler, now, np.array([float(lag)]), form)
+        return bool(kept(*map(torch.from_numpy, (sampler, old, now, np.array([advantage]))), band, low, high))
+
+    near = 2e-6
+    assert keeps(mask[1] - near, -1.0, 1.01, 1.0, 1.0)
+    assert not keeps(mask[1] + near, -1.0, 1.01, 1.0, 1.0)
+    assert keeps(mask[0] + near, 1.0, 1 / 0.99, 1.0, 1.0)  # the band of the table is 1 -+ 0.01
+    assert not keeps(mask[0] - near, 1.0, 1 / 0.99, 1.0, 1.0)
+    assert keeps(clip[1] - near, 1.0, 9.0, 0.003, 0.004)
+    assert not keeps(clip[1] + near, 1.0, 9.0, 0.003, 0.004)
+    assert keeps(clip[0] + near, -1.0, 9.0, 0.003, 0.004)
+    assert not keeps(clip[0] - near, -1.0, 9.0, 0.003, 0.004)
+
+
+def test_an_objective_takes_its_old_log_probabilities_from_the_running_pass() -> None:
+    lag = np.array([0.0, 1.0, 1.0])
+    packed = group([3], advantage=[2.0, 2.0, 2.0], lag=lag)
+    given = heads([1.0, 1.008, 1.0085])
+    objective = Interpolated(Masked(band=2.0))
+    assert objective.needs == {"advantage", "lag"}
+    assert gradient(objective, given, packed) == pytest.approx([-2.0, -2.0 * 1.008, 0.0])
+    assert objective(given, packed)[1]["gap_sampler"] == pytest.approx(np.mean([1.0, 1.008**0.5, 1.0085**0.5]))
+
+
+def test_lags_are_counted_from_the_weights_that_drew_each_token() -> None:
+    learner = a_learner()
+    learner.version = 6
+    tree = a_forest(learner.model, [(2, 2), (6, 1)])
+    asyncio.run(WithLags(Even()).assign([tree], {"learner": learner}))
+    assert tree.turns[1].streams["lag"].tolist() == [4.0, 4.0, 0.0, 0.0]
+    assert not tree.root.streams["lag"].any()
+
+
+def test_a_run_ahead_of_its_learner_can_guess_what_is_old() -> None:
+    run = a_run(BoundedStaleness(2), credit=WithLags(GRPO()), objective=Interpolated(Masked(band=2.0, low=0.2, high=0.2)))
+    heard = [metrics for metrics, _ in played(run, 5)]
+    assert any(metrics.get("kept", 0.0) > 0 for metrics in heard)
 
 
 def test_wrong_numbers_are_refused() -> None:

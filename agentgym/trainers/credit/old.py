@@ -1,4 +1,4 @@
-"""What older weights say of what they sampled, once the learner has moved on: the centre of a trust region for stale data."""
+"""What older weights say of what they sampled, once the learner has moved on, and how old they are."""
 
 from __future__ import annotations
 
@@ -117,6 +117,19 @@ class Averaged(Around):
     def load_state_dict(self, state: State) -> None:
         self.credit.load_state_dict(state["credit"])
         self.average, self.weight, self.resets = dict(state["average"]), state["weight"], state["resets"]
+
+
+class WithLags(Around):
+    """``credit``, and the stream ``lag``: how many optimiser steps the learner is ahead of the weights that drew each token; 0 elsewhere."""
+
+    adds = frozenset({"lag"})
+
+    async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None:
+        await self.credit.assign(trees, models)
+        for turn in (turn for tree in trees for turn in tree.turns):
+            turn.streams["lag"] = np.zeros(len(turn.ids))
+            for version, _ in turn.versions:
+                turn.streams["lag"][_drawn_by(turn, version)] = models["learner"].version - version
 
 
 def _whole(learner: Any) -> Any:

@@ -1,0 +1,44 @@
+"""Old log-probabilities without a forward pass of old weights: a guess between the sampler's and the learner's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from agentgym.pack import Floats, Packed
+from agentgym.trainers.seams import Heads, Metrics, Objective
+
+
+@dataclass(frozen=True)
+class Interpolated:
+    """``objective``, with ``old`` between the sampler's log-probabilities and those of the running forward pass.
+
+    Of a token that was drawn ``lag`` versions ago, 1 / (lag + 1) is the sampler's: of the log-probability, as in AReaL
+    (arXiv 2505.24298 [S-code]), or of the probability (``linear``). Streams: ``lag`` from `agentgym.trainers.credit.old.WithLags`, and
+    those of ``objective`` but ``old``. It knows nothing of the old weights: it widens the bounds of the objective's tests by the lag, and
+    is the cheap baseline (Missing Old Logits, arXiv 2605.12070 [S-paper]). Without lag, ``old`` is the sampler's.
+    """
+
+    objective: Objective
+    form: Literal["log", "linear"] = "log"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.objective.needs - {"old"} | {"lag"}
+
+    def __call__(self, heads: Heads, packed: Packed) -> tuple[Tensor, Metrics]:
+        now = heads.logprobs.detach().double().cpu().numpy()
+        old = between(packed.logprobs, now, packed.streams["lag"], self.form)
+        return self.objective(heads, replace(packed, streams={**packed.streams, "old": old}))
+
+
+def between(sampler: Floats, now: Floats, lag: Floats, form: Literal["log", "linear"]) -> Floats:
+    """Log-probabilities, in nats; all of one shape."""
+    share = 1 / (lag + 1)
+    if form == "log":
+        return share * sampler + (1 - share) * now
+    found: Floats = np.log(share * np.exp(sampler) + (1 - share) * np.exp(now))
+    return found
