@@ -120,7 +120,7 @@ class Averaged(Around):
 
 
 class WithLags(Around):
-    """``credit``, and the stream ``lag``: how many optimiser steps the learner is ahead of the weights that drew each token; 0 elsewhere."""
+    """``credit``, and the stream ``lag``: the learner's optimiser steps since the weights that drew each token; 0 elsewhere."""
 
     adds = frozenset({"lag"})
 
