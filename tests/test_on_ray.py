@@ -24,7 +24,8 @@ ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'agen
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from agentgym.envs.on_ray import RayWorkers, connect  # noqa: E402
+from agentgym.cluster import Share, connect  # noqa: E402
+from agentgym.envs.on_ray import RayWorkers  # noqa: E402
 
 pytestmark = pytest.mark.long  # each test starts worker processes
 WIDE = {"patience": 60.0}
@@ -311,8 +312,8 @@ def test_a_cluster_that_is_too_small_is_refused_with_the_figures(cluster):
     with pytest.raises(AgentGymError, match=r"3 workers of 1 CPUs each \(3 CPUs\) are asked for, .* room for 2"):
         RayWorkers(Counter, cluster.address, 3)
     with pytest.raises(AgentGymError, match=r"workers of 2 CPUs each are asked for, .* room for 0"):  # two nodes of one make none of two
-        connect(cluster.address, None, 2.0)
-    assert connect(cluster.address, None, 0.1) == 20
+        connect(cluster.address, Share("workers", None, 2.0))
+    assert connect(cluster.address, Share("workers", None, 0.1)) == [20]
 
 
 def test_a_cluster_that_is_not_there_is_named(tmp_path):

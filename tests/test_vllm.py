@@ -24,6 +24,7 @@ from agentgym.cli.training import build  # noqa: E402
 from agentgym.policies import tiny  # noqa: E402
 from agentgym.policies.vllm import VllmPolicy  # noqa: E402
 from agentgym.policies.vllm.client import chat_of  # noqa: E402
+from agentgym.policies.vllm.replica import Lost  # noqa: E402
 from agentgym.trainers.recipe import Recipe, validated  # noqa: E402
 
 CHAT = tiny.tiny_chat(tiny.TinyTokenizer.load(tiny.SHIPPED))
@@ -165,6 +166,48 @@ def test_a_lost_request_goes_to_another_server_and_a_lost_server_gets_requests_a
 
     first, second = asyncio.run(run())
     assert (first.cache, second.cache) == (servers[1].url, servers[0].url)
+
+
+def test_a_server_that_comes_back_elsewhere_is_found_and_asked_again(serve):
+    class Moving:
+        """Two places, and nowhere between them."""
+
+        def __init__(self):
+            self.places, self.asked = [serve()], 0
+
+        def __str__(self):
+            return "server 1"
+
+        async def __call__(self):
+            self.asked += 1
+            if not self.places:
+                self.places = [serve()]
+                self.places[0].version = policy.pushed  # as an earlier run left it: nobody has heard it answer yet
+                raise Lost("server 1 has not started yet")
+            return self.places[0].url
+
+    moving, brought = Moving(), []
+    policy = VllmPolicy([moving], CHAT, backoff=0.01, patience=5.0)
+
+    async def bring(replica):
+        replica.proved = policy.pushed
+        brought.append(replica.url)
+
+    policy.pushed, policy.bring = "step-0", bring
+    moving.places[0].version = policy.pushed
+
+    async def run():
+        first = await policy.generate(prompt(), Sampling(1.0, 64))
+        old = moving.places.pop()
+        old.faults = ["drop"]  # a connection that stands would still be answered
+        old.close()
+        second = await policy.generate(prompt(), Sampling(1.0, 64))
+        return first, second, old.url
+
+    first, second, old = asyncio.run(run())
+    assert first.cache == old != second.cache == moving.places[0].url
+    assert brought == [first.cache, second.cache]
+    assert moving.asked >= 3
 
 
 def test_a_hung_server_is_lost_after_its_timeout(serve):

@@ -316,6 +316,18 @@ def test_a_server_is_stopped_with_all_its_processes(stub, tmp_path):
     assert gone(child)
 
 
+def test_a_server_ends_with_who_started_it_however_that_ends(stub, tmp_path):
+    start = f"VllmServer('MODEL', command=({sys.executable!r}, {str(stub)!r}), log={str(tmp_path / 'log')!r}).start()"
+    code = f"import time; from agentgym.policies.vllm.server import VllmServer; server = {start}; print('up', flush=True); time.sleep(600)"
+    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert owner.stdout.readline() == b"up\n"
+    child = engine(tmp_path / "log")
+    assert alive(child)
+    owner.kill()
+    owner.communicate()
+    assert gone(child)
+
+
 def test_a_server_that_dies_as_it_starts_says_why(tmp_path):
     broken = (sys.executable, "-c", "raise ValueError('no room for the cache')")
     with pytest.raises(AgentGymError, match=r"status 1.*ValueError: no room for the cache"):

@@ -74,7 +74,7 @@ def _disturbed(recipe: Recipe, failures: float, urls: list[str]) -> dict[str, An
 
 def _servers(recipe: Recipe, out: Path, python: str) -> Iterator[VllmServer]:
     """As many as the recipe asks, of our own: nobody else's are killed."""
-    from agentgym.cli.serving import servable
+    from agentgym.policies.vllm.export import servable
 
     urls = ((recipe.actor and recipe.actor.model_extra) or {}).get("urls", [])
     for number in range(1 if isinstance(urls, str) else len(urls)):

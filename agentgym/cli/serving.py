@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from agentgym.cli import console
-from agentgym.policies import tiny
+from agentgym.policies.vllm.export import servable
 from agentgym.policies.vllm.server import VllmServer
 
 
@@ -25,14 +25,3 @@ def run(model: str, log: Path, flags: list[str], **settings: Any) -> None:
                 status = server.wait()
                 console.print(f"vLLM ended with status {status}: starting it again", soft_wrap=True)
                 server.start()
-
-
-def servable(model: str, folder: Path) -> str:
-    """A tiny policy is written anew, in the form that vLLM reads; any other folder or name is served as it is."""
-    saved = tiny.folder_of(model)
-    if saved is None:
-        return model
-    from agentgym.policies.vllm.export import save_served
-
-    save_served(*tiny.load(saved), folder)
-    return str(folder)

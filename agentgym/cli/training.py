@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from agentgym.chat import Chat
 from agentgym.cli import console
-from agentgym.cli.hosting import hosted
+from agentgym.cli.hosting import hosted, placed, served
 from agentgym.cli.policies import find_policy
 from agentgym.cli.reporting import write
 from agentgym.env import AgentEnv
@@ -40,9 +40,7 @@ def run(path: Path, out: Path, resume: bool, ray: str | None = None) -> None:
         learner.follow()
         return
     if ray is not None:
-        from agentgym.envs.on_ray import connect
-
-        connect(ray, **recipe.workers.model_dump())  # a cluster that is too small is refused before anything is written
+        recipe = placed(recipe, ray)  # a cluster that is too small is refused before anything is written
     config = {"kind": "training", **recipe.model_dump(by_alias=True)}
     if resume:
         store = RunStore.open(out)
@@ -52,24 +50,25 @@ def run(path: Path, out: Path, resume: bool, ray: str | None = None) -> None:
     else:
         store = RunStore.create(out, config)
     trackers = Trackers([TensorBoard(out), *(tracker.build(folder=out) for tracker in recipe.trackers)])
-    training = build(recipe)
-    hosts = hosted(training.make_env, ray, **recipe.workers.model_dump())
-    with closing(trackers), closing(store), hosts as training.make_env, progress() as bar:
-        train_with_progress(training, recipe.steps, store, bar, checkpoint_every=recipe.checkpoint_every, heard=trackers.log)
+    with closing(trackers), closing(store), served(recipe, ray) as servers:
+        training = build(recipe, servers)
+        with hosted(training.make_env, ray, **recipe.workers.model_dump()) as training.make_env, progress() as bar:
+            train_with_progress(training, recipe.steps, store, bar, checkpoint_every=recipe.checkpoint_every, heard=trackers.log)
     if isinstance(training.learner, Together):
         training.learner.release()
     save(training, out / "policy")
     console.print(f"wrote {write(out)}, and the policy: agentgym eval {recipe.env.id} --policy {out / 'policy'}")
 
 
-def build(recipe: Recipe) -> Training:
+def build(recipe: Recipe, servers: Mapping[str, Any] = {}) -> Training:
+    """``servers``: what the actor is told of those that were started for it."""
     make_env = partial(make, recipe.env.id, **recipe.env.arguments)
     policy, chat = policy_of(recipe, make_env)
     actor: Any = policy
     if recipe.actor is None:
         sync = recipe.sync.build(policy=policy)
     else:
-        actor = recipe.actor.build(chat=chat)
+        actor = recipe.actor.build(chat=chat, **servers)
         sync = recipe.sync.build(policy=actor, model=policy.model)
     if recipe.learner.sharded and sync.model is policy.model:
         if recipe.actor is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import socket
 import threading
 import time
 from collections import deque
@@ -16,6 +15,7 @@ from functools import cached_property, partial
 from itertools import count
 from typing import Any, Self, SupportsFloat
 
+from agentgym.cluster import PING, Share, connect
 from agentgym.env import AgentEnv, Info
 from agentgym.errors import AgentGymError, InfrastructureError, MissingExtra
 from agentgym.snapshot import Snapshot
@@ -31,7 +31,6 @@ CALLS_AT_ONCE = 1000  # of one worker; environments that do not wait for anythin
 SHARED = ("system", "max_turns", "max_calls", "reward_range", "splits")  # attributes of all environments that one function makes
 BEGINNINGS = ("attributes", "tasks", "gold", "tool_specs", "reset", "restore")  # what needs no episode that stands
 START = 300.0  # seconds until a worker is there: machines may have to load the package first
-PING = 10.0  # seconds
 LONGEST_PAUSE = 30.0  # seconds until a lost worker is asked again
 
 
@@ -181,7 +180,7 @@ class RayWorkers:
         cpus: float = 1.0,
         patience: float = 600.0,
     ) -> None:
-        number = connect(address, number, cpus)
+        (number,) = connect(address, Share("workers", number, cpus))
         self.patience = patience
         self.numbers = count()
         self._lock = threading.Lock()
@@ -320,35 +319,3 @@ class OnRay(AgentEnv):
             self._worker.envs.discard(self._number)
             self._worker.forgotten.append(self._number)
             self._worker = None
-
-
-def connect(address: str, number: int | None, cpus: float) -> int:
-    """Join the cluster, if this process is in none yet, and count the workers that are asked for, or that have room.
-
-    Raises `AgentGymError` where there is no cluster, or it is too small.
-    """
-    if not ray.is_initialized():
-        try:
-            _refuse_closed_port(address)
-            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        except (OSError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise AgentGymError(
-                f"no Ray cluster at {address!r} ({reason}): start one with 'ray start --head', and join it as docs/clusters.md says"
-            ) from error
-    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-    room = sum(round(found * 10_000) // round(cpus * 10_000) for found in nodes)  # Ray counts ten-thousandths
-    if room < (number or 1):
-        asked = f"{number} workers of {cpus:g} CPUs each ({number * cpus:g} CPUs)" if number else f"workers of {cpus:g} CPUs each"
-        raise AgentGymError(
-            f"the Ray cluster at {address!r} is too small: {asked} are asked for, but its nodes have {' + '.join(f'{n:g}' for n in nodes)} "
-            f"CPUs, room for {room}. Add nodes, or ask for fewer"
-        )
-    return number or room
-
-
-def _refuse_closed_port(address: str) -> None:
-    """Ray by itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdecimal():
-        socket.create_connection((host.rpartition("/")[2], int(port)), PING).close()

@@ -122,6 +122,16 @@ class WorkersOf(BaseModel):
     cpus: float = Field(default=1.0, ge=0.0001)
 
 
+class ServersOf(BaseModel):
+    """What ``--ray`` starts on a cluster: so many servers of the policy, of so many CPUs and GPUs each."""
+
+    model_config = ConfigDict(extra="forbid")
+    number: int | None = Field(default=None, ge=1)  # None: as many as have room
+    cpus: float = Field(default=1.0, ge=0)
+    gpus: float = Field(default=0.0, ge=0)
+    flags: list[str] = []  # of vLLM, which overrule ours
+
+
 class Recipe(BaseModel):
     """What ``agentgym train`` reads. Every field but ``env`` and ``steps`` has a default that trains the tiny policy."""
 
@@ -144,6 +154,7 @@ class Recipe(BaseModel):
     limits: LimitsOf = LimitsOf()
     learner: LearnerOf = LearnerOf()
     workers: WorkersOf = Field(default=WorkersOf(), exclude=True)  # no part of what is trained: a run may go on with others
+    servers: ServersOf | None = Field(default=None, exclude=True)
     learning_rate: float = Field(default=4e-4, gt=0)
     batch: int = Field(default=8, ge=1)
     updates: int = Field(default=2, ge=1)
@@ -154,6 +165,8 @@ class Recipe(BaseModel):
     def _an_actor_gets_weights(self) -> Recipe:
         if self.actor is not None and "sync" not in self.model_fields_set:
             raise ValueError(f"actor {self.actor.path} needs a sync that brings it weights, such as the one in docs/serving.md")
+        if self.servers is not None and self.actor is None:
+            raise ValueError("servers are for an actor that asks them: set actor to agentgym.policies.vllm:VllmPolicy")
         return self
 
     def training(

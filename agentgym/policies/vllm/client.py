@@ -12,7 +12,7 @@ from agentgym.chat import Chat
 from agentgym.errors import AgentGymError, InfrastructureError, MissingExtra
 from agentgym.policies import tiny
 from agentgym.policies.vllm.fleet import Fleet
-from agentgym.policies.vllm.replica import Answer, Choice, Likelihood, Lost, Models, Replica, Span, Tokens
+from agentgym.policies.vllm.replica import Answer, Choice, Likelihood, Lost, Models, Replica, Span, Tokens, Where
 from agentgym.policy import Finish, Generation, Prompt, Sampling, Scores
 
 GENERATE = "/inference/v1/generate"
@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 
 class VllmPolicy:
-    """An `Actor` and a `Scorer` on one or several servers that ``agentgym serve-policy`` started.
+    """An `Actor` and a `Scorer` on one or several servers that ``agentgym serve-policy`` or `agentgym.policies.vllm.on_ray` started.
 
     ``chat`` is the chat format of the model that is served as ``model``; ``rows`` its vocabulary with padding, where known. A
     tree's turns go where their prefix is cached, unless that server has far more to do than the others; at most ``width`` requests
@@ -38,7 +38,7 @@ class VllmPolicy:
 
     def __init__(
         self,
-        urls: str | Sequence[str],
+        urls: str | Sequence[Where],
         chat: Chat,
         model: str = "policy",
         *,
@@ -49,10 +49,11 @@ class VllmPolicy:
         timeout: float = 300.0,
         backoff: float = 0.5,
     ) -> None:
-        self.urls = [url.rstrip("/") for url in ([urls] if isinstance(urls, str) else urls)]
-        if not self.urls or not all(url.startswith(("http://", "https://")) for url in self.urls):
+        given: Sequence[Where] = [urls] if isinstance(urls, str) else urls
+        self.urls = [url.rstrip("/") if isinstance(url, str) else url for url in given]
+        if not self.urls or not all(url.startswith(("http://", "https://")) for url in self.urls if isinstance(url, str)):
             raise AgentGymError(f"urls is {urls!r}: give addresses such as http://localhost:8000")
-        if len({*self.urls}) < len(self.urls):
+        if len({*map(str, self.urls)}) < len(self.urls):
             raise AgentGymError(f"urls is {urls!r}: each server is named once")
         if width < 1 or retries < 0 or min(patience, timeout, backoff) <= 0:
             wrong = f"{width}, {retries}, {patience}, {timeout} and {backoff}"

@@ -9,9 +9,19 @@ from typing import Any
 
 from agentgym.chat import Chat
 from agentgym.errors import AgentGymError
+from agentgym.policies import tiny
 from agentgym.policies.adapters import merged
 
 HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # the head sizes of vLLM's attention on CPU
+
+
+def servable(model: str, folder: Path) -> str:
+    """What vLLM is to be told of a policy: a tiny one is written anew into ``folder``, any other folder or name is served as it is."""
+    saved = tiny.folder_of(model)
+    if saved is None:
+        return model
+    save_served(*tiny.load(saved), folder)
+    return str(folder)
 
 
 def save_served(model: Any, chat: Chat, folder: Path) -> None:

