@@ -98,7 +98,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "ExOPD": {
         "credit": {
             "class": "agentgym.trainers.credit.exopd:ExOPD",
-            "teacher": {"class": "agentgym.trainers.credit.opd:Routed", "field": "domain", "models": {"None": "teacher"}},
+            "teacher": {"class": "agentgym.trainers.credit.teachers:Routed", "field": "domain", "models": {"None": "teacher"}},
         }
     },
     "OPSD": {"credit": {"class": "agentgym.trainers.credit.opsd:OPSD"}},

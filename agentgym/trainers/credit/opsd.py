@@ -12,7 +12,7 @@ from agentgym.errors import AgentGymError
 from agentgym.task import Task
 from agentgym.trainers.credit.logprobs import scored
 from agentgym.trainers.credit.opd import OPD
-from agentgym.trainers.credit.topk import scorer
+from agentgym.trainers.credit.teachers import scorer
 from agentgym.trainers.learner import Frozen
 from agentgym.turn import Turn, TurnTree
 

@@ -1,4 +1,4 @@
-"""Advantages of single tokens."""
+"""Streams over single tokens: advantages, and which tokens train."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from agentgym.errors import AgentGymError
 from agentgym.pack import Floats
 from agentgym.trainers.credit.verdicts import alike
 from agentgym.turn import Turn, TurnTree
@@ -32,3 +33,21 @@ def write_tokens(trees: Sequence[TurnTree], stream: str, parts: Mapping[Turn, Fl
             turn.streams[stream] = np.zeros(len(turn.ids))
             if turn in parts:
                 turn.streams[stream][: turn.sampled_tokens] = parts[turn]
+
+
+def checked_window(window: int | None) -> int | None:
+    if window is not None and window < 1:
+        raise AgentGymError(f"window is {window}: train one token of each episode at least, or null for all")
+    return window
+
+
+def mark_sampled(trees: Sequence[TurnTree], window: int | None = None) -> None:
+    """Write ``trained``: 1 on sampled tokens, of each episode the first ``window``; a turn that failed has none."""
+    for tree in trees:
+        before = np.zeros(len(tree.turns), dtype=np.int64)  # sampled tokens above each turn
+        for turn in tree.turns:
+            if turn.parent is not None:
+                before[turn.index] = before[turn.parent.index] + turn.parent.sampled_tokens
+            sampled = turn.sampled & (turn.end != "error")
+            within = True if window is None else before[turn.index] + np.cumsum(sampled) <= window
+            turn.streams["trained"] = (sampled & within).astype(np.float64)
