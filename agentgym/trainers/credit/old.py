@@ -54,7 +54,7 @@ class Snapshots(Around):
                 missing += sum(int(_drawn_by(turn, version).sum()) for turn in turns)
                 continue
             scorer.model.load_state_dict(self.held[version], strict=False)
-            for turn, found in scored(trees, scorer, self.max_tokens):
+            for turn, found in scored(trees, scorer.logprobs, self.max_tokens):
                 turn.streams["old"] = np.where(_drawn_by(turn, version), found, turn.streams["old"])
         self._metrics = {"old_missing": missing / max(1, sum(turn.sampled_tokens for turn in turns))}
 
@@ -95,8 +95,8 @@ class Averaged(Around):
         self.follow(learner.weights())
         scorer = self._scorer = self._scorer or Frozen(learner.model)
         scorer.model.load_state_dict(self.average, strict=False)
-        found = dict(scored(trees, scorer, self.max_tokens))
-        now = dict(scored(trees, learner, self.max_tokens))
+        found = dict(scored(trees, scorer.logprobs, self.max_tokens))
+        now = dict(scored(trees, learner.logprobs, self.max_tokens))
         share = _share([(turn, old, now[turn]) for turn, old in found.items()], self.bounds)
         if share < self.least:
             self.average, self.weight = {}, 0.0

@@ -46,7 +46,7 @@ class OPSD(OPD):
                 turn.streams["trained"] *= hint is not None
             if hint is not None:
                 forest.append(hinted(tree, tokenizer.encode(hint, add_special_tokens=False), origin))
-        for twin, own in scored(forest, teacher, self.max_tokens):
+        for twin, own in scored(forest, teacher.logprobs, self.max_tokens):
             turn = origin[twin]
             turn.streams["teacher"] = own[len(own) - len(turn.ids) :]  # behind the hint
         self.hinted = len(forest) / max(1, len(trees))
