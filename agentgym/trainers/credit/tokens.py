@@ -9,7 +9,7 @@ import numpy as np
 from agentgym.errors import AgentGymError
 from agentgym.pack import Floats
 from agentgym.trainers.credit.verdicts import alike
-from agentgym.turn import Turn, TurnTree
+from agentgym.turn import Turn, TurnTree, path
 
 
 def whitened(values: Floats) -> Floats:
@@ -24,6 +24,16 @@ def whitened_together(parts: Mapping[Turn, Floats]) -> dict[Turn, Floats]:
     """`whitened` over the values of all turns, each turn once however many episodes share it [R]."""
     values = whitened(np.concatenate([np.zeros(0), *parts.values()]))
     return dict(zip(parts, np.split(values, np.cumsum([len(part) for part in parts.values()])[:-1]), strict=True)) if parts else {}
+
+
+def mean_through(leaves: Sequence[Turn], values: Sequence[Floats]) -> dict[Turn, Floats]:
+    """The mean over the episodes through each turn, at its sampled tokens, of one array for each episode."""
+    through: dict[Turn, list[Floats]] = {}
+    for leaf, own in zip(leaves, values, strict=True):
+        turns = path(leaf)
+        for turn, part in zip(turns, np.split(own, np.cumsum([turn.sampled_tokens for turn in turns])[:-1]), strict=True):
+            through.setdefault(turn, []).append(part)
+    return {turn: np.mean(parts, axis=0) for turn, parts in through.items()}
 
 
 def write_tokens(trees: Sequence[TurnTree], stream: str, parts: Mapping[Turn, Floats]) -> None:
