@@ -19,7 +19,8 @@ from agentgym.expand import Stateless
 from agentgym.pack import pack
 from agentgym.policies.tiny import new_model
 from agentgym.task import Task
-from agentgym.trainers.credit.old import Averaged, Snapshots
+from agentgym.trainers.credit.averaged import Averaged
+from agentgym.trainers.credit.snapshots import Snapshots
 from agentgym.trainers.learner import PackScorer, TorchLearner
 from agentgym.trainers.objectives.masked import Masked, kept
 from agentgym.trainers.schedules.ahead import BoundedStaleness
