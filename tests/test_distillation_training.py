@@ -25,7 +25,10 @@ from agentgym.trainers.divisors import token_mean
 from agentgym.trainers.learner import TorchLearner
 from agentgym.trainers.loop import _learn, train
 from agentgym.trainers.objectives.clipped import ClippedSurrogate
-from agentgym.trainers.objectives.distillation import JSD, Distillation, SampledKL, TokenRewards
+from agentgym.trainers.objectives.distillation import Distillation
+from agentgym.trainers.objectives.divergences import JSD
+from agentgym.trainers.objectives.sampled_kl import SampledKL
+from agentgym.trainers.objectives.token_rewards import TokenRewards
 from agentgym.trainers.recipe import Recipe
 from agentgym.trainers.sources.uniform import Uniform
 from agentgym.trainers.training import Training
@@ -106,12 +109,12 @@ RECIPES: dict[str, dict[str, Any]] = {
         "credit": {"class": "agentgym.trainers.credit.topk:TopK", "k": 8},
         "objective": {
             "class": "agentgym.trainers.objectives.distillation:Distillation",
-            "divergence": {"class": "agentgym.trainers.objectives.distillation:JSD", "beta": 0.5},
+            "divergence": {"class": "agentgym.trainers.objectives.divergences:JSD", "beta": 0.5},
         },
     },
     "token rewards": {
         "credit": {"class": "agentgym.trainers.credit.topk:StudentTopK", "k": None},
-        "objective": {"class": "agentgym.trainers.objectives.distillation:TokenRewards"},
+        "objective": {"class": "agentgym.trainers.objectives.token_rewards:TokenRewards"},
     },
 }
 
