@@ -20,8 +20,10 @@ from agentgym.cli.policies import find_policy
 from agentgym.envs.search import Search
 from agentgym.envs.search.expert import Expert
 from agentgym.rollout import Limits
-from agentgym.trainers.credit.equivalence import Arguments, Equivalence, Exact, SameObservation, SameState
-from agentgym.trainers.credit.pivot_rl import PIVOT, PivotRL
+from agentgym.trainers.credit.arguments import Arguments
+from agentgym.trainers.credit.equivalence import Equivalence, Exact, SameObservation, SameState
+from agentgym.trainers.credit.pivot_rl import PivotRL
+from agentgym.trainers.credit.tries import PIVOT
 from agentgym.trainers.demonstrations import demonstrated
 from agentgym.trainers.expanders.pivot_rl import PivotRL as Tries
 from agentgym.trainers.recipe import LimitsOf

@@ -19,7 +19,10 @@ from agentgym.trainers.credit.opd import OPD
 from agentgym.trainers.credit.topk import StudentTopK, TopK
 from agentgym.trainers.learner import Frozen, PackScorer, TorchLearner
 from agentgym.trainers.objectives.clipped import ClippedSurrogate
-from agentgym.trainers.objectives.distillation import JSD, Distillation, ForwardKL, ReverseKL, SampledKL, TokenRewards
+from agentgym.trainers.objectives.distillation import Distillation
+from agentgym.trainers.objectives.divergences import JSD, ForwardKL, ReverseKL
+from agentgym.trainers.objectives.sampled_kl import SampledKL
+from agentgym.trainers.objectives.token_rewards import TokenRewards
 from agentgym.turn import TurnTree
 
 P, Q = [0.5, 0.3, 0.15, 0.05], [0.6, 0.2, 0.1, 0.1]

@@ -10,7 +10,9 @@ from windowed import ADDS, STOPS, Given, Lasts, credited, lengths, play, probes
 
 from agentgym import AgentGymError, Outcome
 from agentgym.rollout import episode
-from agentgym.trainers.expanders.adwin import ADWIN, GrowingWindow, Tokens, Turns
+from agentgym.trainers.expanders.adwin import ADWIN
+from agentgym.trainers.expanders.growing_window import GrowingWindow
+from agentgym.trainers.expanders.windows import Tokens, Turns
 from agentgym.turn import path, total_reward
 
 

@@ -18,9 +18,11 @@ from agentgym import AgentGymError, Task
 from agentgym.pack import pack
 from agentgym.rollout import episode
 from agentgym.trainers.credit import adwin
-from agentgym.trainers.credit.adwin import bucket_gradients, cosines, next_window, places
+from agentgym.trainers.credit.adwin import next_window
+from agentgym.trainers.credit.buckets import bucket_gradients, cosines
 from agentgym.trainers.credit.grpo import GRPO
-from agentgym.trainers.expanders.adwin import ADWIN, Tokens, Turns
+from agentgym.trainers.expanders.adwin import ADWIN
+from agentgym.trainers.expanders.windows import Tokens, Turns, places
 from agentgym.trainers.learner import TorchLearner
 from agentgym.trainers.objectives.clipped import ClippedSurrogate
 from agentgym.trainers.objectives.cross_entropy import CrossEntropy

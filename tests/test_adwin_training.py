@@ -18,9 +18,9 @@ from agentgym.policies.tiny import tiny_chat as chat_of
 from agentgym.policies.transformers import TransformersPolicy
 from agentgym.store import RunStore
 from agentgym.trainers.credit import adwin
-from agentgym.trainers.credit.adwin import places
 from agentgym.trainers.credit.opd import OPD
-from agentgym.trainers.expanders.adwin import ADWIN, Tokens, Turns
+from agentgym.trainers.expanders.adwin import ADWIN
+from agentgym.trainers.expanders.windows import Tokens, Turns, places
 from agentgym.trainers.learner import PackScorer, TorchLearner
 from agentgym.trainers.loop import train
 from agentgym.trainers.objectives.clipped import ClippedSurrogate
@@ -36,7 +36,7 @@ def test_a_recipe_names_its_parts() -> None:
             "steps": 1,
             "expander": {
                 "class": "agentgym.trainers.expanders.adwin:ADWIN",
-                "windows": {"class": "agentgym.trainers.expanders.adwin:Turns", "candidates": [1, 2]},
+                "windows": {"class": "agentgym.trainers.expanders.windows:Turns", "candidates": [1, 2]},
                 "stale": 3,
             },
             "credit": {

@@ -13,15 +13,8 @@ from hypothesis import strategies as st
 from words import VALUES, chance
 
 from agentgym.errors import AgentGymError
-from agentgym.trainers.expanders.allocation import (
-    allocate_prefixes,
-    allocate_roots,
-    block_greedy,
-    dynamic_programme,
-    flip_probability,
-    prefix_contrast,
-    root_contrasts,
-)
+from agentgym.trainers.expanders.allocation import allocate_roots, block_greedy, dynamic_programme, root_contrasts
+from agentgym.trainers.expanders.continuations import allocate_prefixes, flip_probability, prefix_contrast
 
 WIN, LOSE = {True}, {False}
 

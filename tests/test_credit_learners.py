@@ -27,7 +27,8 @@ from agentgym.task import Task
 from agentgym.trainers.credit.gae import GAE
 from agentgym.trainers.credit.importance import Corrected
 from agentgym.trainers.credit.logprobs import WithLogprobs
-from agentgym.trainers.credit.prime import PRIME, process_learner
+from agentgym.trainers.credit.prime import PRIME
+from agentgym.trainers.credit.process_rewards import process_learner
 from agentgym.trainers.learner import Frozen, TorchLearner
 from agentgym.trainers.loop import train
 from agentgym.trainers.objectives.clipped import ClippedSurrogate

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from agentgym.errors import AgentGymError
 from agentgym.task import Task
+from agentgym.trainers.credit.contrasts import contrasts
 from agentgym.trainers.credit.discounted import Discounted
 from agentgym.trainers.credit.gigpo import GiGPO, episode_advantages
 from agentgym.trainers.credit.hgpo import HGPO
 from agentgym.trainers.credit.keys import Exact, Normalised, Similar
-from agentgym.trainers.credit.steps import contrasts, states_of, steps_of
+from agentgym.trainers.credit.states import states_of
+from agentgym.trainers.credit.steps import steps_of
 from agentgym.turn import TurnTree, path, total_reward
 
 EVERY = {

@@ -26,7 +26,10 @@ from agentgym.trainers.divisors import token_mean
 from agentgym.trainers.learner import TorchLearner
 from agentgym.trainers.loop import train
 from agentgym.trainers.objectives.clipped import ClippedSurrogate
-from agentgym.trainers.objectives.distillation import JSD, Distillation, SampledKL, TokenRewards
+from agentgym.trainers.objectives.distillation import Distillation
+from agentgym.trainers.objectives.divergences import JSD
+from agentgym.trainers.objectives.sampled_kl import SampledKL
+from agentgym.trainers.objectives.token_rewards import TokenRewards
 from agentgym.trainers.recipe import Recipe
 from agentgym.trainers.sources.uniform import Uniform
 from agentgym.trainers.training import Training
@@ -99,7 +102,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "ExOPD": {
         "credit": {
             "class": "agentgym.trainers.credit.exopd:ExOPD",
-            "teacher": {"class": "agentgym.trainers.credit.opd:Routed", "field": "domain", "models": {"None": "teacher"}},
+            "teacher": {"class": "agentgym.trainers.credit.teachers:Routed", "field": "domain", "models": {"None": "teacher"}},
         }
     },
     "OPSD": {"credit": {"class": "agentgym.trainers.credit.opsd:OPSD"}},
@@ -107,12 +110,12 @@ RECIPES: dict[str, dict[str, Any]] = {
         "credit": {"class": "agentgym.trainers.credit.topk:TopK", "k": 8},
         "objective": {
             "class": "agentgym.trainers.objectives.distillation:Distillation",
-            "divergence": {"class": "agentgym.trainers.objectives.distillation:JSD", "beta": 0.5},
+            "divergence": {"class": "agentgym.trainers.objectives.divergences:JSD", "beta": 0.5},
         },
     },
     "token rewards": {
         "credit": {"class": "agentgym.trainers.credit.topk:StudentTopK", "k": None},
-        "objective": {"class": "agentgym.trainers.objectives.distillation:TokenRewards"},
+        "objective": {"class": "agentgym.trainers.objectives.token_rewards:TokenRewards"},
     },
 }
 

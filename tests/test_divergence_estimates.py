@@ -11,7 +11,10 @@ from forests import add_turn
 from agentgym.pack import Packed, pack
 from agentgym.task import Task
 from agentgym.trainers.objectives.clipped import ClippedSurrogate
-from agentgym.trainers.objectives.distillation import JSD, Distillation, SampledKL, TokenRewards
+from agentgym.trainers.objectives.distillation import Distillation
+from agentgym.trainers.objectives.divergences import JSD
+from agentgym.trainers.objectives.sampled_kl import SampledKL
+from agentgym.trainers.objectives.token_rewards import TokenRewards
 from agentgym.turn import TurnTree
 
 

@@ -11,7 +11,8 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from agentgym.trainers.credit.topk import common
-from agentgym.trainers.objectives.distillation import JSD, ForwardKL, ReverseKL, renormalised, with_tail
+from agentgym.trainers.objectives.distillation import renormalised, with_tail
+from agentgym.trainers.objectives.divergences import JSD, ForwardKL, ReverseKL
 
 
 def test_divergences_of_whole_distributions_are_the_worked_ones() -> None:

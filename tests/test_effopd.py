@@ -22,7 +22,8 @@ from agentgym.policies.transformers import TransformersPolicy
 from agentgym.rollout import Limits
 from agentgym.store import RunStore
 from agentgym.trainers.credit.grpo import GRPO
-from agentgym.trainers.hooks.effopd import EffOPD, extrapolate, is_trigger
+from agentgym.trainers.hooks.effopd import EffOPD, is_trigger
+from agentgym.trainers.hooks.extrapolation import extrapolate
 from agentgym.trainers.learner import TorchLearner
 from agentgym.trainers.loop import train
 from agentgym.trainers.objectives.clipped import ClippedSurrogate

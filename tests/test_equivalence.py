@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from agentgym import Outcome, call
 from agentgym.action import Call, format_action
 from agentgym.errors import AgentGymError
-from agentgym.trainers.credit.equivalence import Arguments, Exact, PerTool, SameObservation, SameState, similarity
+from agentgym.trainers.credit.arguments import Arguments, PerTool
+from agentgym.trainers.credit.equivalence import Exact, SameObservation, SameState
+from agentgym.trainers.credit.likeness import similarity
 from agentgym.turn import Turn
 
 

@@ -16,7 +16,7 @@ from agentgym.pack import Packed
 from agentgym.trainers.credit.exopd import ExOPD, WholeExOPD
 from agentgym.trainers.learner import Frozen
 from agentgym.trainers.objectives.clipped import ClippedSurrogate
-from agentgym.trainers.objectives.distillation import ReverseKL
+from agentgym.trainers.objectives.divergences import ReverseKL
 from agentgym.turn import TurnTree
 
 WORKED = {

@@ -22,15 +22,14 @@ from agentgym.pack import Packed
 from agentgym.task import Task
 from agentgym.trainers.credit.grpo import GRPO
 from agentgym.trainers.credit.hapo import HAPO as HapoCredit  # noqa: N811
-from agentgym.trainers.credit.importance import (
+from agentgym.trainers.credit.importance import Corrected, importance
+from agentgym.trainers.credit.importance_rules import (
     Band,
-    Corrected,
     DivergenceRejection,
     GeometricRejection,
     SequenceRejection,
     SequenceTruncated,
     Truncated,
-    importance,
 )
 from agentgym.trainers.credit.logprobs import WithLogprobs
 from agentgym.trainers.divisors import sequence_mean, token_mean
@@ -335,6 +334,6 @@ def test_a_recipe_builds_objectives_within_objectives_and_lists_of_rules() -> No
         {"class": at + "objectives.kl:Regularised", "objective": {"class": at + "objectives.gspo:GSPO", "low": 0.1}, "coefficient": 0.5}
     ).build()
     assert objective == Regularised(GSPO(0.1), KL(), 0.5)
-    rules = [{"class": at + "credit.importance:Truncated", "cap": 3}, {"class": at + "credit.importance:GeometricRejection"}]
+    rules = [{"class": at + "credit.importance_rules:Truncated", "cap": 3}, {"class": at + "credit.importance_rules:GeometricRejection"}]
     credit = {"class": at + "credit.importance:Corrected", "credit": {"class": at + "credit.grpo:GRPO"}, "rules": copy.deepcopy(rules)}
     assert Plugin.model_validate(credit).build().rules == [Truncated(3), GeometricRejection()]

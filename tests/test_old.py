@@ -19,8 +19,10 @@ from agentgym.expand import Stateless
 from agentgym.pack import pack
 from agentgym.policies.tiny import new_model
 from agentgym.task import Task
+from agentgym.trainers.credit.averaged import Averaged
 from agentgym.trainers.credit.grpo import GRPO
-from agentgym.trainers.credit.old import Averaged, Snapshots, WithLags
+from agentgym.trainers.credit.lags import WithLags
+from agentgym.trainers.credit.snapshots import Snapshots
 from agentgym.trainers.learner import PackScorer, TorchLearner
 from agentgym.trainers.objectives.interpolated import Interpolated, between
 from agentgym.trainers.objectives.masked import Masked, kept

@@ -18,8 +18,9 @@ from agentgym.outcome import Outcome
 from agentgym.pack import Packed, pack
 from agentgym.task import Task
 from agentgym.trainers.credit.exopd import ExOPD
-from agentgym.trainers.credit.opd import OPD, Routed
+from agentgym.trainers.credit.opd import OPD
 from agentgym.trainers.credit.streams import check_streams
+from agentgym.trainers.credit.teachers import Routed
 from agentgym.trainers.credit.topk import StudentTopK, TopK
 from agentgym.trainers.divisors import token_mean, turn_mean
 from agentgym.trainers.learner import Frozen, PackScorer, TorchLearner

@@ -13,7 +13,8 @@ from packs import turn_logprobs
 
 from agentgym.errors import AgentGymError
 from agentgym.task import Task
-from agentgym.trainers.credit.opsd import OPSD, hinted
+from agentgym.trainers.credit.hints import hinted
+from agentgym.trainers.credit.opsd import OPSD
 from agentgym.trainers.learner import Frozen
 from agentgym.turn import path
 

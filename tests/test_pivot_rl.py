@@ -18,7 +18,8 @@ from agentgym.envs.search.expert import Expert
 from agentgym.errors import AgentGymError
 from agentgym.policies.scripted import Scripted
 from agentgym.policy import Generation
-from agentgym.trainers.credit.equivalence import Exact, PerTool, SameObservation, SameState
+from agentgym.trainers.credit.arguments import PerTool
+from agentgym.trainers.credit.equivalence import Exact, SameObservation, SameState
 from agentgym.trainers.credit.pivot_rl import PivotRL as Credit
 from agentgym.trainers.demonstrations import demonstrated
 from agentgym.trainers.expanders.pivot_rl import PivotRL

@@ -16,7 +16,8 @@ from agentgym.errors import AgentGymError
 from agentgym.pack import pack
 from agentgym.trainers.credit.equivalence import Exact
 from agentgym.trainers.credit.pivot_rl import PivotRL as Credit
-from agentgym.trainers.credit.pivot_rl import equivalents, leave_one_out_advantages
+from agentgym.trainers.credit.pivot_rl import leave_one_out_advantages
+from agentgym.trainers.credit.tries import equivalents
 from agentgym.trainers.demonstrations import demonstrated
 from agentgym.trainers.divisors import token_mean
 

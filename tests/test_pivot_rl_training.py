@@ -10,7 +10,8 @@ from test_benchmarks import quick
 
 from agentgym.errors import AgentGymError
 from agentgym.store import RunStore
-from agentgym.trainers.credit.equivalence import Exact, PerTool, SameObservation
+from agentgym.trainers.credit.arguments import PerTool
+from agentgym.trainers.credit.equivalence import Exact, SameObservation
 
 
 @pytest.mark.long
@@ -32,7 +33,7 @@ def recipe(**more: Any) -> Any:
             "class": "agentgym.trainers.credit.pivot_rl:PivotRL",
             "hardest": 0.9,
             "equivalence": {
-                "class": "agentgym.trainers.credit.equivalence:PerTool",
+                "class": "agentgym.trainers.credit.arguments:PerTool",
                 "rules": {"search": {"class": "agentgym.trainers.credit.equivalence:SameObservation"}},
                 "otherwise": {"class": "agentgym.trainers.credit.equivalence:Exact"},
             },

@@ -18,7 +18,8 @@ from agentgym import Task
 from agentgym.errors import AgentGymError
 from agentgym.policy import Generation, Prompt
 from agentgym.trainers.expanders.allocation import root_contrasts
-from agentgym.trainers.expanders.shared import SharedPredictor, hashed_words
+from agentgym.trainers.expanders.features import hashed_words
+from agentgym.trainers.expanders.shared import SharedPredictor
 from agentgym.trainers.expanders.trace import TRACE
 from agentgym.trainers.expanders.value import TaskPosterior, bare_rewards, prefixes, rewards_through
 

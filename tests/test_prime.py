@@ -16,7 +16,8 @@ from forests import add_turn, random_model, random_tree
 from agentgym.errors import AgentGymError
 from agentgym.pack import pack
 from agentgym.task import Task
-from agentgym.trainers.credit.prime import PRIME, largest_return, process_learner, token_advantages
+from agentgym.trainers.credit.prime import PRIME, largest_return, token_advantages
+from agentgym.trainers.credit.process_rewards import process_learner
 from agentgym.trainers.credit.tokens import whitened
 from agentgym.trainers.learner import Frozen
 from agentgym.trainers.objectives.implicit_reward import ImplicitReward

@@ -18,12 +18,14 @@ from agentgym import Lineage, Rollout, Task, TurnTree, call
 from agentgym.errors import AgentGymError
 from agentgym.expand import Groups
 from agentgym.policies.scripted import Scripted
+from agentgym.trainers.credit.answers import answer_of, reasoning_of
 from agentgym.trainers.credit.prime import PRIME
 from agentgym.trainers.learner import TorchLearner
 from agentgym.trainers.objectives.clipped import ClippedSurrogate
 from agentgym.trainers.seams import Hosts, Source
-from agentgym.trainers.sources.judging import AGAIN, PAIR, SINGLE, Hosting, judging, reflecting
-from agentgym.trainers.sources.spark import SPARK, TAG, answer_of, reasoning_of, spark_uniform
+from agentgym.trainers.sources.hosting import Hosting
+from agentgym.trainers.sources.judging import AGAIN, PAIR, SINGLE, judging, reflecting
+from agentgym.trainers.sources.spark import SPARK, TAG, spark_uniform
 from agentgym.trainers.sources.uniform import Uniform
 from agentgym.trainers.training import Training
 from agentgym.turn import total_reward

@@ -77,7 +77,7 @@ class ForeignTeacher:
         for node in dict.fromkeys(node for turn in wanted for node in path(turn)):
             translated.add(node)
         originals = {translated.actions[turn]: turn for turn in wanted}
-        for twin, scores in scored(list(translated.forest.values()), self._scorer, self.max_tokens):
+        for twin, scores in scored(list(translated.forest.values()), self._scorer.logprobs, self.max_tokens):
             if twin in originals:
                 yield originals[twin], twin.ids[: twin.action_tokens], scores[: twin.action_tokens]
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from agentgym.errors import AgentGymError
-from agentgym.pack import Floats, Ints, pack
+from agentgym.trainers.credit.buckets import bucket_gradients, cosines
 from agentgym.trainers.credit.streams import Around, written
+from agentgym.trainers.expanders.windows import places
 from agentgym.trainers.objectives.clipped import ClippedSurrogate
 from agentgym.trainers.seams import Credit, Learner, Objective
 from agentgym.turn import Turn, TurnTree, path
-
-ROUNDING = 1e-12  # of the sum of all inner products: a gradient below it is none
 
 
 class ADWIN(Around):
@@ -71,58 +68,9 @@ class ADWIN(Around):
         return {**named, "window_next": window, "audit_tokens": tokens}
 
 
-def bucket_gradients(
-    probed: Mapping[TurnTree, Collection[Turn]], candidates: Sequence[int], learner: Learner, objective: Objective, max_tokens: int
-) -> tuple[list[Tensor], int]:
-    """One flat gradient for the trained tokens of ``probed`` up to each candidate and one for the rest, and the tokens computed for them.
-
-    They add up to the gradient of all those tokens: the divisor is one for all buckets.
-    """
-    for tree, turns in probed.items():
-        for turn in tree.turns:
-            bucket = np.searchsorted(candidates, places(tree, turn)) if turn in turns else np.full(len(turn.ids), -1)
-            turn.streams["bucket"] = bucket.astype(np.float64)
-    packs = pack(list(probed), max_tokens)
-    total = sum(packed.streams["trained"][packed.streams["bucket"] >= 0].sum() for packed in packs)
-    gradients, tokens = [], 0
-    for number in range(len(candidates) + 1):
-        for packed in packs:
-            packed.streams["weight"] = packed.streams["trained"] * (packed.streams["bucket"] == number) / (total or 1.0)
-            tokens += len(packed) * bool(packed.streams["weight"].any())
-        gradients.append(learner.gradient(packs, objective))
-    return gradients, tokens
-
-
-def cosines(inner: Floats) -> list[float]:
-    """Of the first j buckets' gradient and that of all, j = 1 ... k, from the buckets' inner products, shape (k + 1, k + 1).
-
-    0 where either gradient is none.
-    """
-    inner = np.asarray(inner, dtype=np.float64)
-    full, least = float(inner.sum()), ROUNDING * float(np.abs(inner).sum())
-    found = []
-    for j in range(1, len(inner)):
-        own = float(inner[:j, :j].sum())
-        found.append(float(inner[:j].sum()) / math.sqrt(own * full) if min(own, full) > least else 0.0)
-    return found
-
-
 def next_window(candidates: Sequence[int], cosines: Sequence[float], rho: float) -> int:
     """The shortest candidate that points well enough, else the longest."""
     return next((window for window, cosine in zip(candidates, cosines, strict=True) if cosine >= rho), candidates[-1])
-
-
-def places(tree: TurnTree, turn: Turn) -> Ints:
-    """The least window that holds each token of a turn, in its tree's unit, shape (len(ids),); what was not sampled goes with what was."""
-    if "counts" not in tree.tags.get("window", {}):
-        raise AgentGymError(
-            f"task {tree.task.id}: tree {tree.id} was not played in a window: give the training agentgym.trainers.expanders.adwin:ADWIN"
-        )
-    counts = tree.tags["window"]["counts"]
-    before = counts[turn.parent.index] if turn.parent is not None else 0
-    sampled = np.cumsum(turn.sampled) if turn.sampled_tokens else np.ones(len(turn.ids), dtype=np.int64)
-    found: Ints = before - (before - counts[turn.index]) * sampled // sampled[-1:]
-    return found
 
 
 def _audited(tree: TurnTree) -> set[Turn]:

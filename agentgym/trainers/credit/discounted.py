@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from agentgym.pack import Floats
+from agentgym.trainers.credit.contrasts import contrasts, joined
 from agentgym.trainers.credit.step_credit import StepCredit
-from agentgym.trainers.credit.steps import Steps, contrasts, joined
+from agentgym.trainers.credit.steps import Steps
 
 
 class Discounted(StepCredit):

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from agentgym.pack import Floats, Packed
 from agentgym.trainers.credit.logprobs import write_logprobs
-from agentgym.trainers.credit.opd import OPD, Routed
-from agentgym.trainers.credit.topk import TopK, scorer
+from agentgym.trainers.credit.opd import OPD
+from agentgym.trainers.credit.teachers import Routed, scorer
+from agentgym.trainers.credit.topk import TopK
 from agentgym.trainers.learner import Frozen
 from agentgym.turn import Turn, TurnTree
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from agentgym.errors import AgentGymError
 from agentgym.expand import Stateless
-from agentgym.pack import Floats, pack
-from agentgym.trainers.credit.logprobs import by_turn
+from agentgym.pack import Floats
+from agentgym.trainers.credit.logprobs import scored
 from agentgym.trainers.credit.tokens import whitened_together, write_tokens
-from agentgym.trainers.credit.verdicts import judged
-from agentgym.trainers.values import SquaredError, ValueLearner
+from agentgym.trainers.credit.verdicts import judged, mean_reward
+from agentgym.trainers.values import ValueLearner, explained_variance, learn_values
 from agentgym.turn import Turn, TurnTree
 
 Values = Mapping[Turn, Floats]
@@ -55,24 +55,17 @@ class GAE(Stateless):
         learner: Any = models.get("value")
         if not hasattr(learner, "values"):
             raise AgentGymError(f"GAE asks for a model 'value' with values(packed), a ValueLearner; models: {', '.join(models) or 'none'}")
-        states: dict[Turn, Floats] = {}
-        for packed in pack(trees, self.max_tokens):
-            values = learner.values(packed).double().cpu().numpy()
-            states |= {turn: own[_steps(turn, self.per)] for turn, own in by_turn(packed, values)}
+        steps = 1 if self.per == "turn" else None
+        states = {turn: own[: turn.sampled_tokens][:steps] for turn, own in scored(trees, learner.values, self.max_tokens)}
         advantages: dict[Turn, Floats] = {}
         for tree in trees:
             advantages |= estimated(tree, states, self.discount, self.decay, self.per)
         write_tokens(trees, "advantage", whitened_together(advantages) if self.whiten else advantages)
-        rewards = [reward for tree in trees for reward in judged(tree).values()]
-        self._metrics = {"reward": float(np.mean(rewards)) if rewards else float("nan")}
+        self._metrics = {"reward": mean_reward(trees)}
         if advantages:
             targets = {turn: own + states[turn] for turn, own in advantages.items()}
-            _mark(trees, targets, self.per)
-            packs = pack(trees, self.max_tokens)
-            for _ in range(self.epochs):
-                self._metrics["value_loss"] = sum(learner.accumulate(packed, SquaredError()).get("loss", 0.0) for packed in packs)
-                learner.step()
-            self._metrics["explained_variance"] = _explained(advantages, targets)
+            self._metrics["value_loss"] = learn_values(learner, trees, targets, self.epochs, self.max_tokens)
+            self._metrics["explained_variance"] = explained_variance(advantages, targets)
 
     def metrics(self) -> dict[str, float]:
         return self._metrics
@@ -101,25 +94,3 @@ def estimated(tree: TurnTree, values: Values, discount: float, decay: float, per
         if turn.parent is not None:
             sums[turn.parent.index] += episodes * np.array([1.0, reward, value, advantage])
     return found
-
-
-def _steps(turn: Turn, per: str) -> Any:
-    """The places of a turn's steps among its tokens."""
-    return np.arange(turn.sampled_tokens)[: 1 if per == "turn" else None]
-
-
-def _mark(trees: Sequence[TurnTree], targets: Values, per: str) -> None:
-    """Write ``return``, and the ``weight`` of a mean over steps, for the value learner."""
-    n = sum(map(len, targets.values()))
-    for turn in (turn for tree in trees for turn in tree.turns):
-        turn.streams["return"], turn.streams["weight"] = np.zeros((2, len(turn.ids)))
-        if turn in targets:
-            steps = _steps(turn, per)
-            turn.streams["return"][steps], turn.streams["weight"][steps] = targets[turn], 1 / n
-
-
-def _explained(advantages: Values, targets: Values) -> float:
-    """1: values said all returns beforehand; 0: no more than their mean."""
-    errors, returns = (np.concatenate(list(parts.values())) for parts in (advantages, targets))
-    spread = float(returns.var())
-    return 1 - float(errors.var()) / spread if spread > 1e-12 else 0.0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from agentgym.pack import Floats
+from agentgym.trainers.credit.contrasts import contrasts
 from agentgym.trainers.credit.keys import Exact, Match
+from agentgym.trainers.credit.states import states_of
 from agentgym.trainers.credit.step_credit import StepCredit
-from agentgym.trainers.credit.steps import Steps, contrasts, states_of
+from agentgym.trainers.credit.steps import Steps
 
 
 class GiGPO(StepCredit):

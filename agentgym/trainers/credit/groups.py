@@ -57,12 +57,7 @@ class GroupCredit(Stateless):
             own = dict(zip(group.leaves, advantages.tolist(), strict=True))
             for tree in group.trees:
                 broadcast(tree, {leaf: own[leaf] for leaf in tree.leaves() if leaf in own})
-        rewards = np.concatenate([np.zeros(0), *(group.rewards for group in groups)])
-        self._metrics = {
-            "reward": float(rewards.mean()) if len(rewards) else float("nan"),
-            "groups_with_signal": contrasts / max(1, len(groups)),
-            "contrasts_per_kilotoken": per_kilotoken(contrasts, trees),
-        }
+        self._metrics = figures(trees, groups, contrasts)
 
     def metrics(self) -> dict[str, float]:
         return self._metrics
@@ -89,6 +84,16 @@ def groups_of(trees: Sequence[TurnTree]) -> list[Group]:
         rewards = {leaf: reward for tree in of_task for leaf, reward in judged(tree).items()}
         groups.append(Group(of_task[0].task, of_task, list(rewards), np.array(list(rewards.values()), dtype=np.float64)))
     return groups
+
+
+def figures(trees: Sequence[TurnTree], groups: Sequence[Group], contrasts: int) -> dict[str, float]:
+    """The mean reward over episodes, the share of groups with ``contrasts``, and their number for each thousand sampled tokens."""
+    rewards = np.concatenate([np.zeros(0), *(group.rewards for group in groups)])
+    return {
+        "reward": float(rewards.mean()) if len(rewards) else float("nan"),
+        "groups_with_signal": contrasts / max(1, len(groups)),
+        "contrasts_per_kilotoken": per_kilotoken(contrasts, trees),
+    }
 
 
 def scores(group: Group, metric: str) -> Floats:

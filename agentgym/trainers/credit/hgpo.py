@@ -6,10 +6,12 @@ import numpy as np
 
 from agentgym.errors import AgentGymError
 from agentgym.pack import Floats, Ints
+from agentgym.trainers.credit.contrasts import contrasts, joined
 from agentgym.trainers.credit.gigpo import episode_advantages
 from agentgym.trainers.credit.keys import Exact, Match
+from agentgym.trainers.credit.states import states_of
 from agentgym.trainers.credit.step_credit import StepCredit
-from agentgym.trainers.credit.steps import Steps, contrasts, joined, states_of
+from agentgym.trainers.credit.steps import Steps
 
 OFFSETS = {"released": 1, "paper": 0}
 

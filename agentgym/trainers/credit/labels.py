@@ -13,7 +13,7 @@ from agentgym.action import parse_action
 from agentgym.errors import AgentGymError
 from agentgym.expand import Stateless
 from agentgym.rollout import episode
-from agentgym.trainers.credit.verdicts import judged
+from agentgym.trainers.credit.verdicts import mean_reward
 from agentgym.trainers.schedules.records import REPLAYED
 from agentgym.turn import Turn, TurnTree, path
 
@@ -98,7 +98,7 @@ def _figures(played: Sequence[TurnTree]) -> dict[str, float]:
         "labels_lost": float(sum(len(visit.taken) - len(visit.rows) for visit in found)),
         "teacher_tokens": float(sum(turn.action_tokens for tree in played for turn in tree.turns if turn.author == TEACHER)),
         "teacher_turns": _mean([turn.author == TEACHER for visit in found for turn in visit.taken]),
-        "reward": _mean([reward for tree in played for reward in judged(tree).values()]),
+        "reward": mean_reward(played),
         "agreement": _mean([same for visit in found for same in visit.agreements()]),
     }
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from agentgym.errors import AgentGymError
 from agentgym.pack import Floats, Packed, pack
@@ -43,14 +44,14 @@ def write_logprobs(trees: Sequence[TurnTree], stream: str, models: Mapping[str, 
         models[name].read_tools(trees)
     for turn in (turn for tree in trees for turn in tree.turns):
         turn.streams[stream] = np.zeros(len(turn.ids))
-    for turn, own in scored(trees, models[name], max_tokens):
+    for turn, own in scored(trees, models[name].logprobs, max_tokens):
         turn.streams[stream] = own
 
 
-def scored(trees: Sequence[TurnTree], model: Any, max_tokens: int) -> Iterator[tuple[Turn, Floats]]:
-    """The model's log-probabilities of each turn's tokens, for every turn of the packs that the trees make."""
+def scored(trees: Sequence[TurnTree], score: Callable[[Packed], Tensor], max_tokens: int) -> Iterator[tuple[Turn, Floats]]:
+    """What a model says of each turn's tokens, such as their log-probabilities, for every turn of the packs that the trees make."""
     for packed in pack(trees, max_tokens):
-        yield from by_turn(packed, model.logprobs(packed).double().cpu().numpy())
+        yield from by_turn(packed, score(packed).double().cpu().numpy())
 
 
 def by_turn(packed: Packed, values: Floats) -> Iterator[tuple[Turn, Floats]]:

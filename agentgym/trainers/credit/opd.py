@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,26 +10,12 @@ import numpy as np
 from agentgym.errors import AgentGymError
 from agentgym.expand import Stateless
 from agentgym.pack import Floats, behaviour
-from agentgym.task import Task
 from agentgym.trainers.credit.logprobs import write_logprobs
+from agentgym.trainers.credit.returns import to_go
 from agentgym.trainers.credit.streams import teaches
-from agentgym.trainers.credit.verdicts import judged
-from agentgym.trainers.seams import given
+from agentgym.trainers.credit.teachers import Routed, by_teacher, figures, teachers
+from agentgym.trainers.credit.tokens import checked_window, mark_sampled
 from agentgym.turn import Turn, TurnTree
-
-
-@dataclass(frozen=True)
-class Routed:
-    """Several teachers: ``models`` maps what ``task.data[field]`` says to a model's name."""
-
-    field: str
-    models: Mapping[str, str]
-
-    def of(self, task: Task) -> str:
-        value = str(task.data.get(self.field))
-        if value not in self.models:
-            raise AgentGymError(f"task {task.id}: no teacher for {self.field} {value!r}; there are teachers for {', '.join(self.models)}")
-        return self.models[value]
 
 
 class OPD(Stateless):
@@ -104,66 +89,6 @@ def _of_trained(tree: TurnTree, turn: Turn, signal: Floats, clip: float | None) 
             "sampled is not finite: set clip, if it is a token that the teacher may not write"
         )
     return found
-
-
-def teachers(*names: str | Routed) -> dict[str, Callable[[Any], Any]]:
-    """For a credit's ``models``: those that must be given; the learner is there already."""
-    found = (name for teacher in names for name in ([teacher] if isinstance(teacher, str) else teacher.models.values()))
-    return {name: given(name) for name in found if name != "learner"}
-
-
-def by_teacher(trees: Sequence[TurnTree], teacher: str | Routed) -> dict[str, list[TurnTree]]:
-    """The trees that each teacher scores, by its name."""
-    found: dict[str, list[TurnTree]] = {}
-    for tree in trees:
-        found.setdefault(teacher if isinstance(teacher, str) else teacher.of(tree.task), []).append(tree)
-    return found
-
-
-def checked_window(window: int | None) -> int | None:
-    if window is not None and window < 1:
-        raise AgentGymError(f"window is {window}: train one token of each episode at least, or null for all")
-    return window
-
-
-def mark_sampled(trees: Sequence[TurnTree], window: int | None = None) -> None:
-    """Write ``trained``: 1 on sampled tokens, of each episode the first ``window``; a turn that failed has none."""
-    for tree in trees:
-        before = np.zeros(len(tree.turns), dtype=np.int64)  # sampled tokens above each turn
-        for turn in tree.turns:
-            if turn.parent is not None:
-                before[turn.index] = before[turn.parent.index] + turn.parent.sampled_tokens
-            sampled = turn.sampled & (turn.end != "error")
-            within = True if window is None else before[turn.index] + np.cumsum(sampled) <= window
-            turn.streams["trained"] = (sampled & within).astype(np.float64)
-
-
-def to_go(tree: TurnTree, rewards: Mapping[Turn, Floats], discount: float, turn_discount: float) -> dict[Turn, Floats]:
-    """Rewards of tokens from each on, discounted at every position and again where a turn ends; shapes as ``rewards``.
-
-    Where episodes part, the mean over those below; labels and turns that failed are no part of it.
-    """
-    ahead = np.zeros((len(tree.turns), 2))  # of the episodes below each turn: their number, and the sum of their returns
-    found = {}
-    for turn in reversed(tree.turns):
-        episodes, total = ahead[turn.index]
-        value = float(total / episodes) if episodes else 0.0
-        if turn.sampled_tokens and not turn.partial:
-            value *= turn_discount
-        own = np.zeros(len(turn.ids))
-        for place in reversed(range(len(own))):
-            own[place] = value = rewards[turn][place] + discount * value
-        found[turn] = own
-        if turn.parent is not None and turn.end != "error" and (turn.executed or turn.partial):
-            ahead[turn.parent.index] += max(1, episodes) * np.array([1.0, value])
-    return found
-
-
-def figures(trees: Sequence[TurnTree]) -> dict[str, float]:
-    """The mean reward of judged episodes, and how many tokens were scored to be learnt from."""
-    rewards = [reward for tree in trees for reward in judged(tree).values()]
-    tokens = sum(int(np.count_nonzero(turn.streams["trained"])) for tree in trees for turn in tree.turns)
-    return {"reward": float(np.mean(rewards)) if rewards else float("nan"), "teacher_tokens": tokens}
 
 
 def _divergence(trees: Sequence[TurnTree]) -> dict[str, float]:

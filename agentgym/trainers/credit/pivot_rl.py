@@ -6,19 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import orjson
 
 from agentgym.errors import AgentGymError
 from agentgym.expand import Stateless
 from agentgym.pack import Floats
-from agentgym.policy import Prompt
 from agentgym.trainers.credit.equivalence import Equivalence, SameObservation
 from agentgym.trainers.credit.grpo import EPSILON, group_advantages, per_kilotoken
+from agentgym.trainers.credit.tries import EQUIVALENT, PIVOT, is_cut_off, tried
 from agentgym.trainers.credit.verdicts import alike
-from agentgym.trainers.demonstrations import demonstrated, solved
+from agentgym.trainers.demonstrations import solved
 from agentgym.turn import Turn, TurnTree
-
-EQUIVALENT, PIVOT = "equivalent", "pivot"  # what is noted among the metrics of a tried and of a demonstrated turn
 
 
 class PivotRL(Stateless):
@@ -58,11 +55,11 @@ class PivotRL(Stateless):
         groups: list[Floats] = []
         kept: list[Floats] = []
         rejected = 0
-        for turn, tries, profiled in _tried(trees):
+        for turn, tries, profiled in tried(trees):
             if self.equivalence(turn, turn) < 1:
                 rejected += 1
                 continue
-            rewards = np.array([0.0 if _cut_off(one, stops) else self.equivalence(turn, one) for one in tries], dtype=np.float64)
+            rewards = np.array([0.0 if is_cut_off(one, stops) else self.equivalence(turn, one) for one in tries], dtype=np.float64)
             is_pivot = not alike(rewards) and (profiled or float(rewards.mean()) < self.hardest)
             groups.append(rewards)
             if is_pivot:
@@ -89,33 +86,6 @@ def leave_one_out_advantages(rewards: Floats) -> Floats:
         others = np.delete(rewards, number)
         advantages[number] = (reward - others.mean()) / (1.0 if alike(others) else others.std(ddof=1) + EPSILON)
     return advantages
-
-
-def equivalents(turn: Turn) -> Floats:
-    """The rewards of the tries at a demonstrated turn, as `PivotRL` noted them; empty where it did not."""
-    siblings = turn.parent.children if turn.parent is not None else ()
-    return np.array([one.metrics[EQUIVALENT] for one in siblings if EQUIVALENT in one.metrics], dtype=np.float64)
-
-
-def _tried(trees: Sequence[TurnTree]) -> list[tuple[Turn, list[Turn], bool]]:
-    """The demonstrated turns, the policy's tries at each that no fault ended, and whether it is known as a pivot.
-
-    Of turns in the same context, the first.
-    """
-    found: dict[bytes, tuple[Turn, list[Turn], bool]] = {}
-    for tree in trees:
-        for turn in demonstrated(tree):
-            assert turn.parent is not None
-            tries = [one for one in turn.parent.children if one.author == "policy" and one.end != "error"]
-            if tries:
-                messages = orjson.dumps(Prompt(tree, turn.parent).messages, default=str)
-                found.setdefault(messages, (turn, tries, "pivots" in tree.tags))
-    return list(found.values())
-
-
-def _cut_off(turn: Turn, stops: frozenset[int] | None) -> bool:
-    """Whether the policy was stopped before it had ended its action."""
-    return stops is not None and turn.sampled_tokens > 0 and turn.ids[turn.action_tokens - 1] not in stops
 
 
 def _figures(groups: Sequence[Floats], kept: Sequence[Floats]) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -12,22 +11,15 @@ import numpy as np
 from agentgym.errors import AgentGymError
 from agentgym.expand import Stateless
 from agentgym.pack import Floats
-from agentgym.trainers.credit.groups import Group, groups_of
-from agentgym.trainers.credit.grpo import per_kilotoken
+from agentgym.trainers.credit.groups import Group, figures, groups_of
 from agentgym.trainers.credit.logprobs import write_logprobs
+from agentgym.trainers.credit.process_rewards import learn_outcomes, process_learner, process_rewards
 from agentgym.trainers.credit.rloo import leave_one_out
-from agentgym.trainers.credit.tokens import whitened_together, write_tokens
+from agentgym.trainers.credit.tokens import mean_through, whitened_together, write_tokens
 from agentgym.trainers.credit.verdicts import alike
-from agentgym.trainers.divisors import token_mean
-from agentgym.trainers.learner import Frozen, TorchLearner
-from agentgym.trainers.objectives.implicit_reward import ImplicitReward
-from agentgym.trainers.packing import ByWholeTree
-from agentgym.turn import Turn, TurnTree, path
-
-
-def process_learner(model: Any, rate: float = 1e-6) -> TorchLearner:
-    """A learner of its own on a copy of the policy's model, with PRIME's gradient clip of 10."""
-    return TorchLearner(copy.deepcopy(model).requires_grad_(True), rate, max_grad_norm=10.0)
+from agentgym.trainers.learner import Frozen
+from agentgym.trainers.seams import Metrics
+from agentgym.turn import Turn, TurnTree
 
 
 class PRIME(Stateless):
@@ -65,24 +57,17 @@ class PRIME(Stateless):
         write_logprobs(trees, "reference", models, "reference", self.max_tokens)
         learnt = self._learn(trees, groups, models) if self.update == "before" else {}
         write_logprobs(trees, "process", models, "process", self.max_tokens)
-        rewards = [[_ratios(leaf) for leaf in group.leaves] for group in groups]
+        rewards = [[process_rewards(leaf) for leaf in group.leaves] for group in groups]
         scale = largest_return(rewards) if self.normalise else 1.0
         advantages: dict[Turn, Floats] = {}
         for group, q in zip(groups, rewards, strict=True):
-            advantages |= _of_turns(group.leaves, token_advantages([own / scale for own in q], group.rewards, self.coefficient))
+            advantages |= mean_through(group.leaves, token_advantages([own / scale for own in q], group.rewards, self.coefficient))
         write_tokens(trees, "advantage", whitened_together(advantages))
-        self._metrics = _figures(trees, groups) | (learnt or self._learn(trees, groups, models))
+        contrasts = sum(not alike(group.rewards) for group in groups)
+        self._metrics = figures(trees, groups, contrasts) | (learnt or self._learn(trees, groups, models))
 
-    def _learn(self, trees: Sequence[TurnTree], groups: Sequence[Group], models: Mapping[str, Any]) -> dict[str, float]:
-        episodes = sum(any(turn.sampled_tokens for turn in path(leaf)) for group in groups for leaf in group.leaves)
-        if not episodes:
-            return {}
-        token_mean(trees)  # marks what is learnt from; `ImplicitReward` itself counts episodes
-        objective = ImplicitReward(episodes, self.beta)
-        found = [models["process"].accumulate(packed, objective) for packed in ByWholeTree(self.max_tokens)(trees)]
-        loss, accuracy = (sum(metrics.get(name, 0.0) for metrics in found) for name in ("loss", "process_accuracy"))
-        norm = models["process"].step()["gradient_norm"]
-        return {"process_loss": loss, "process_accuracy": accuracy, "process_gradient_norm": norm}
+    def _learn(self, trees: Sequence[TurnTree], groups: Sequence[Group], models: Mapping[str, Any]) -> Metrics:
+        return learn_outcomes(models["process"], trees, groups, self.beta, self.max_tokens)
 
     def metrics(self) -> dict[str, float]:
         return self._metrics
@@ -105,33 +90,6 @@ def largest_return(q: Sequence[Sequence[Floats]]) -> float:
 
 def _to_go(rewards: Floats) -> Floats:
     return np.cumsum(rewards[::-1], dtype=np.float64)[::-1]
-
-
-def _ratios(leaf: Turn) -> Floats:
-    turns = path(leaf)
-    ratios = np.concatenate([turn.streams["process"] - turn.streams["reference"] for turn in turns])
-    found: Floats = ratios[np.concatenate([turn.sampled for turn in turns])]
-    return found
-
-
-def _figures(trees: Sequence[TurnTree], groups: Sequence[Group]) -> dict[str, float]:
-    mixed = sum(not alike(group.rewards) for group in groups)
-    rewards = np.concatenate([np.zeros(0), *(group.rewards for group in groups)])
-    return {
-        "reward": float(rewards.mean()) if len(rewards) else float("nan"),
-        "groups_with_signal": mixed / max(1, len(groups)),
-        "contrasts_per_kilotoken": per_kilotoken(mixed, trees),
-    }
-
-
-def _of_turns(leaves: Sequence[Turn], advantages: Sequence[Floats]) -> dict[Turn, Floats]:
-    """The mean over the episodes through each turn, for its sampled tokens."""
-    through: dict[Turn, list[Floats]] = {}
-    for leaf, own in zip(leaves, advantages, strict=True):
-        turns = path(leaf)
-        for turn, part in zip(turns, np.split(own, np.cumsum([turn.sampled_tokens for turn in turns])[:-1]), strict=True):
-            through.setdefault(turn, []).append(part)
-    return {turn: np.mean(parts, axis=0) for turn, parts in through.items()}
 
 
 def _checked(group: Group) -> Group:

@@ -1,4 +1,4 @@
-"""One row for each action of a forest, and statistics over groups of rows."""
+"""One row for each action of a forest."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from agentgym.errors import AgentGymError
 from agentgym.pack import Floats, Ints
 from agentgym.trainers.credit.groups import by_task
-from agentgym.trainers.credit.grpo import EPSILON
-from agentgym.trainers.credit.keys import Match
 from agentgym.trainers.credit.verdicts import judged
 from agentgym.turn import Turn, TurnTree
 
@@ -83,60 +80,4 @@ def steps_of(trees: Sequence[TurnTree], discount: float) -> Steps:
     task_of, previous, number, episodes = numbers[[0, 1, 2, 5]].astype(np.int64)
     rewards = np.array(rows.rewards, dtype=np.float64).reshape(-1, 2).T
     score, returns = numbers[3:5]
-    return Steps(
-        rows.turns, rows.trees, task_of, previous, number, score, returns, episodes, rewards[0], rewards[1].astype(np.int64)
-    )
-
-
-def states_of(steps: Steps, match: Match) -> Ints:
-    """A number for the state that each step starts from, the same for states of one task that match. Shape (N,)."""
-    keys = [_key(turn, tree) for turn, tree in zip(steps.turns, steps.trees, strict=True)]
-    found = np.zeros(len(keys), dtype=np.int64)
-    bounds = np.flatnonzero(np.diff(steps.task)) + 1  # rows of one task stand together
-    for first, last in zip([0, *bounds], [*bounds, len(keys)], strict=True):
-        found[first:last] = match(keys[first:last])
-    return joined(steps.task, found)
-
-
-def _key(turn: Turn, tree: TurnTree) -> str:
-    before = turn.parent
-    while before is not None and before.partial:
-        before = before.parent
-    assert before is not None
-    if before.key is None:
-        raise AgentGymError(
-            f"task {tree.task.id}: there is no state key after turn {before.index}, by which steps are compared: "
-            "let AgentEnv.key() give one"
-        )
-    return before.key
-
-
-def joined(one: Ints, other: Ints) -> Ints:
-    """A number from 0 on for each pair, shape (N,) twice to shape (N,); the same for equal pairs."""
-    if not len(one):
-        return one
-    found: Ints = np.unique(one * (int(other.max()) + 1) + other, return_inverse=True)[1]
-    return found
-
-
-def contrasts(values: Floats, group: Ints, scale: str = "none", ddof: int = 1, among: tuple[Floats, Ints] | None = None) -> Floats:
-    """``value - mean`` of its group, over ``std + 1e-6`` where scale is "std". Shape (N,); groups are numbers from 0 on.
-
-    The statistics are over ``among``, other values and their groups, where it is given. Exactly 0 where a group has but one
-    value or its values are equal up to rounding, and for a value that is its group's mean.
-    """
-    if not len(values):
-        return values
-    others, of_other = among or (values, group)
-    size = np.bincount(of_other, minlength=int(group.max()) + 1)
-    mean = np.bincount(of_other, others, len(size)) / np.maximum(size, 1)
-    high, low = np.full(len(size), -np.inf), np.full(len(size), np.inf)
-    np.maximum.at(high, of_other, others)
-    np.minimum.at(low, of_other, others)
-    rounding = np.maximum(1.0, np.maximum(np.abs(high), np.abs(low)))
-    centred = values - mean[group]
-    unlike = (high - low > 1e-6 * rounding)[group] & (np.abs(centred) > 1e-9 * rounding[group])
-    if scale == "std":
-        squares = np.bincount(of_other, (others - mean[of_other]) ** 2, len(size))
-        centred /= (np.sqrt(squares / np.maximum(size - ddof, 1)) + EPSILON)[group]
-    return np.where(unlike, centred, 0.0)
+    return Steps(rows.turns, rows.trees, task_of, previous, number, score, returns, episodes, rewards[0], rewards[1].astype(np.int64))

@@ -12,7 +12,8 @@ from agentgym.errors import AgentGymError
 from agentgym.expand import Stateless
 from agentgym.pack import Floats, Packed, pack
 from agentgym.trainers.credit.logprobs import by_turn
-from agentgym.trainers.credit.opd import Routed, by_teacher, checked_window, figures, mark_sampled, teachers
+from agentgym.trainers.credit.teachers import Routed, by_teacher, figures, scorer, teachers
+from agentgym.trainers.credit.tokens import checked_window, mark_sampled
 from agentgym.turn import Turn, TurnTree
 
 
@@ -78,14 +79,6 @@ class StudentTopK(TopK):
         asked = scorer(models, teacher, "at")
         found = {"teacher_ids": ids, "teacher_logprobs": asked.at(packed, ids), "student_logprobs": logprobs}
         return {**found, "overlap": common(ids, asked.topk(packed, self.k)[0])} if self.overlap else found
-
-
-def scorer(models: Mapping[str, Any], name: str, method: str) -> Any:
-    """The model of that name. Raises `AgentGymError` where it is missing or cannot do what is asked."""
-    if not hasattr(models.get(name), method):
-        known = ", ".join(models) or "none"
-        raise AgentGymError(f"a model {name!r} with {method}(packed, …) is needed, such as a policy's; models: {known}")
-    return models[name]
 
 
 def likeliest(models: Mapping[str, Any], packed: Packed, k: int | None) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,6 +22,12 @@ def judged(tree: TurnTree) -> dict[Turn, float]:
                 f"not {reward}: give None for an episode without a verdict"
             )
     return rewards
+
+
+def mean_reward(trees: Sequence[TurnTree]) -> float:
+    """Over all episodes with a verdict; nan where there is none."""
+    rewards = [reward for tree in trees for reward in judged(tree).values()]
+    return float(np.mean(rewards)) if rewards else float("nan")
 
 
 def alike(values: Floats) -> bool:

@@ -3,52 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 from agentgym.errors import AgentGymError
 from agentgym.expand import Close, Command, Event, Extend, Idle, LeafDone, Started, Stop, TurnDone
-from agentgym.rollout import episode
 from agentgym.seeds import Lineage
-from agentgym.turn import Turn, TurnTree, path
-
-
-class Windows(Protocol):
-    """What a window is counted in, and the lengths that it may have, shortest first."""
-
-    candidates: Sequence[int]
-
-    def count(self, turn: Turn) -> int:
-        """How much of it the policy has written up to and with ``turn``."""
-
-    def extend(self, tree: TurnTree, turn: Turn, left: int, n: int) -> Extend:
-        """The next part of an episode that may have ``left`` more."""
-
-
-class Tokens:
-    """Windows in sampled tokens: an action is cut where the window ends. Candidates: ADWIN's [S2]."""
-
-    def __init__(self, candidates: Sequence[int] = (64, 128, 256, 512, 1024, 2048)) -> None:
-        self.candidates = _rising(candidates)
-
-    def count(self, turn: Turn) -> int:
-        return sum(above.sampled_tokens for above in path(turn))
-
-    def extend(self, tree: TurnTree, turn: Turn, left: int, n: int) -> Extend:
-        return Extend(tree, turn, n, max_tokens=left, segment=True)
-
-
-class Turns:
-    """Windows in whole turns, for agents [R]."""
-
-    def __init__(self, candidates: Sequence[int] = (1, 2, 3, 5, 8, 12)) -> None:
-        self.candidates = _rising(candidates)
-
-    def count(self, turn: Turn) -> int:
-        return len(episode(turn))
-
-    def extend(self, tree: TurnTree, turn: Turn, left: int, n: int) -> Extend:
-        return Extend(tree, turn, n)
+from agentgym.trainers.expanders.windows import Windows
+from agentgym.turn import Turn, TurnTree
 
 
 class ADWIN:
@@ -141,22 +102,3 @@ class ADWIN:
 
     def metrics(self) -> dict[str, float]:
         return {"window": self.window, "probes": len(self._probed), "audit_age": self.age}
-
-
-class GrowingWindow(ADWIN):
-    """Its baseline: a window that grows from the first candidate to the last over ``steps`` rollouts, without probes [S2]."""
-
-    def __init__(self, windows: Windows, steps: int, size: int = 1) -> None:
-        super().__init__(windows, size, probes=0, stale=1)
-        self.steps = steps
-
-    def _renew(self) -> None:
-        super()._renew()
-        first, last = self.windows.candidates[0], self.windows.candidates[-1]
-        self.window = round(first + (last - first) * min(1.0, (self.age - 1) / self.steps))
-
-
-def _rising(candidates: Sequence[int]) -> tuple[int, ...]:
-    if not candidates or candidates[0] < 1 or any(one >= other for one, other in pairwise(candidates)):
-        raise AgentGymError(f"windows must be given shortest first, each 1 at least, not {list(candidates)}")
-    return tuple(candidates)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from agentgym.policy import Prompt
-from agentgym.trainers.expanders.allocation import allocate_prefixes, flip_probability, prefix_contrast, root_contrasts
+from agentgym.trainers.expanders.allocation import root_contrasts
+from agentgym.trainers.expanders.continuations import allocate_prefixes, flip_probability, prefix_contrast
 from agentgym.trainers.expanders.value import Predictor, bare_rewards, first_rewards, outcomes, prefixes, rewards_through
 from agentgym.turn import Turn, TurnTree
 

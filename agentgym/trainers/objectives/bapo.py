@@ -47,15 +47,13 @@ class BAPO:
 
     def bounds(self, ratio: Tensor, advantage: Tensor, likely: Tensor) -> tuple[float, float, float]:
         """The bounds that are reached, and the balance at them."""
-        steps = [0, 0]
-        first, second = (1, 0) if self.order == "upper" else (0, 1)
-        while True:
-            lowest, highest = (start + step * n for start, step, n in zip(START, STEP, steps, strict=True))
+        for steps in range(sum(STEPS) + 1):
+            upper = min(steps, STEPS[1]) if self.order == "upper" else max(steps - STEPS[0], 0)
+            lowest, highest = START[0] + STEP[0] * (steps - upper), START[1] + STEP[1] * upper
             balance = self._balance(ratio, advantage, likely, lowest, highest)
-            moving = first if steps[first] < STEPS[first] else second
-            if balance >= self.target - 1e-9 or steps[moving] == STEPS[moving] or not (advantage > 0).any():
-                return lowest, highest, balance
-            steps[moving] += 1
+            if balance >= self.target - 1e-9 or not (advantage > 0).any():
+                break
+        return lowest, highest, balance
 
     def _balance(self, ratio: Tensor, advantage: Tensor, likely: Tensor, lowest: float, highest: float) -> float:
         if self.contribution == "gradient":

@@ -17,7 +17,7 @@ class Interpolated:
     """``objective``, with ``old`` between the sampler's log-probabilities and those of the running forward pass.
 
     Of a token that was drawn ``lag`` versions ago, 1 / (lag + 1) is the sampler's: of the log-probability, as in AReaL
-    (arXiv 2505.24298 [S-code]), or of the probability (``linear``). Streams: ``lag`` from `agentgym.trainers.credit.old.WithLags`, and
+    (arXiv 2505.24298 [S-code]), or of the probability (``linear``). Streams: ``lag`` from `agentgym.trainers.credit.lags.WithLags`, and
     those of ``objective`` but ``old``. It knows nothing of the old weights: it widens the bounds of the objective's tests by the lag, and
     is the cheap baseline (Missing Old Logits, arXiv 2605.12070 [S-paper]). Without lag, ``old`` is the sampler's.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,13 @@ from agentgym.trainers.objectives.tokens import PathTokens
 from agentgym.trainers.seams import Heads, Metrics
 
 Divergence = Literal["forward", "reverse", "jensen-shannon", "hellinger", "chi-square"]
+SLOPES: dict[Divergence, Callable[[Tensor], Tensor]] = {  # dD/dP up to a constant, at the logarithm of u = w* / P
+    "forward": lambda log_u: -log_u.exp(),
+    "reverse": lambda log_u: -log_u,
+    "jensen-shannon": lambda log_u: -0.5 * ((1 + log_u.exp()) / 2).log(),
+    "hellinger": lambda log_u: -(log_u / 2).exp(),  # sum of (sqrt w* - sqrt P)^2
+    "chi-square": lambda log_u: -(2 * log_u).exp(),  # sum of (w* - P)^2 / P
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class LPO:
             return torch.zeros_like(rewards)
         target = (rewards / self._temperature(rewards) + begun).log_softmax(0)
         policy = scores.log_softmax(0)
-        slope = _slope(self.divergence, target - policy)
+        slope = SLOPES[self.divergence](target - policy)
         return policy.exp() * (slope - (policy.exp() * slope).sum())
 
     def _temperature(self, rewards: Tensor) -> float:
@@ -60,18 +68,3 @@ class LPO:
         if float(found) <= 0:
             raise AgentGymError(f"LPO's temperature is {float(found):g} for rewards {rewards.tolist()}, but it must be positive")
         return float(found)
-
-
-def _slope(divergence: Divergence, log_u: Tensor) -> Tensor:
-    """``dD/dP`` up to a constant, at ``u = w* / P``."""
-    match divergence:
-        case "forward":
-            return -log_u.exp()
-        case "reverse":
-            return -log_u
-        case "jensen-shannon":
-            return -0.5 * ((1 + log_u.exp()) / 2).log()
-        case "hellinger":  # sum of (sqrt w* - sqrt P)^2
-            return -(log_u / 2).exp()
-        case "chi-square":  # sum of (w* - P)^2 / P
-            return -(2 * log_u).exp()

@@ -17,7 +17,7 @@ class Masked:
     """``-keep exp(logp - sampler's) A``: the whole ratio is the weight, its factors are tested apart; streams: advantage, old, weight.
 
     ``keep`` where ``old / sampler`` lies in [1 / band, band], and ``logp / old`` is at most ``1 + high`` for A >= 0, at least ``1 - low``
-    for A < 0. ``old`` are log-probabilities of the weights that sampled, or their best stand-in: `agentgym.trainers.credit.old`. Source:
+    for A < 0. ``old`` are log-probabilities of the weights that sampled, or their best stand-in: `Snapshots`, `Averaged`. Source:
     Missing Old Logits in Asynchronous Agentic RL, arXiv 2605.12070 [S-paper].
     """
 

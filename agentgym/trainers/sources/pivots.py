@@ -9,7 +9,7 @@ from agentgym.errors import AgentGymError
 from agentgym.rollout import Start
 from agentgym.seeds import Lineage
 from agentgym.task import Task
-from agentgym.trainers.credit.pivot_rl import PIVOT, equivalents
+from agentgym.trainers.credit.tries import PIVOT, equivalents
 from agentgym.trainers.credit.verdicts import alike
 from agentgym.trainers.demonstrations import Replay, demonstrated
 from agentgym.trainers.sources.uniform import uniform_where

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from agentgym.errors import AgentGymError
 from agentgym.rollout import Start
 from agentgym.task import Task
 from agentgym.trainers.seams import Source
+from agentgym.trainers.sources.around import Around
 from agentgym.trainers.sources.uniform import Uniform
-from agentgym.turn import TurnTree
 
 
-class Repeated:
+class Repeated(Around):
     """What ``source`` draws, each ``copies`` times in a row. Raises `AgentGymError` for a batch that ``copies`` do not divide."""
 
     def __init__(self, source: Source, copies: int = 2) -> None:
         if copies < 1:
             raise AgentGymError(f"copies is {copies}: every start must be played at least once")
-        self.source = source
+        super().__init__(source)
         self.copies = copies
 
     def draw(self, n: int) -> list[Start]:
@@ -27,21 +26,6 @@ class Repeated:
         if rest:
             raise AgentGymError(f"a batch of {n} trees cannot hold {self.copies} of each prompt: choose a multiple of {self.copies}")
         return [start for start in self.source.draw(prompts) for _ in range(self.copies)]
-
-    def observe(self, trees: Sequence[TurnTree]) -> None:
-        self.source.observe(trees)
-
-    def admit(self, tree: TurnTree) -> str | None:
-        return self.source.admit(tree)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.source.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.source.load_state_dict(state)
-
-    def metrics(self) -> dict[str, float]:
-        return self.source.metrics()
 
 
 def repeated_uniform(tasks: Sequence[Task], copies: int = 2, seed: int = 0) -> Repeated:

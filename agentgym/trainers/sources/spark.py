@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import orjson
 
-from agentgym.action import format_action, parse_action
 from agentgym.env import AgentEnv
 from agentgym.errors import AgentGymError
 from agentgym.rollout import Start
 from agentgym.seeds import Lineage
 from agentgym.task import Task
+from agentgym.trainers.credit.answers import answer_of, reasoning_of
 from agentgym.trainers.credit.groups import Group, groups_of
-from agentgym.trainers.credit.verdicts import judged
+from agentgym.trainers.credit.verdicts import mean_reward
 from agentgym.trainers.seams import Source
-from agentgym.trainers.sources.judging import hosting, judging, reflecting
+from agentgym.trainers.sources.around import Around
+from agentgym.trainers.sources.hosting import hosting
+from agentgym.trainers.sources.judging import judging, reflecting
 from agentgym.trainers.sources.uniform import Uniform
-from agentgym.turn import Turn, TurnTree, path
+from agentgym.turn import Turn, TurnTree
 
 TAG = "spark"
 
 
-class SPARK:
+class SPARK(Around):
     """What ``source`` draws, and tasks made of the last batch: judge an answer, choose the better of two, try again after a wrong one.
 
     A source, because such a task is played, graded and credited like any other: its group of episodes meets any credit (GRPO in the
@@ -44,10 +45,10 @@ class SPARK:
     def __init__(self, source: Source, seed: int = 0, right: float = 1.0, share: float = 0.25, longest: int = 4000) -> None:
         if not 0 < share <= 0.5:
             raise AgentGymError(f"share is {share}: it must lie above 0, and be 0.5 at most, for there are two kinds")
-        self.source, self.seed, self.right, self.share, self.longest = source, seed, right, share, longest
+        super().__init__(source)
+        self.seed, self.right, self.share, self.longest = seed, right, share, longest
         self.batches = 0
         self.pending: dict[str, list[Task]] = {"judging": [], "reflecting": []}
-        self._metrics: dict[str, float] = {}
 
     def host(self, make_env: Callable[[], AgentEnv]) -> Callable[[], AgentEnv]:
         return partial(hosting, make_env)
@@ -69,7 +70,10 @@ class SPARK:
             self._recycle(group, lineage / group.task.id)
         for kind, tasks in self.pending.items():
             (lineage / kind).rng().shuffle(tasks)
-        self._metrics = _figures([tree for tree in trees if TAG in tree.tags], self.pending)
+        labels = [task.answer for task in self.pending["judging"]]
+        self._metrics = {f"judge_{label}": float(labels.count(label)) for label in ("yes", "no", "A", "B")}
+        self._metrics["reflections"] = float(len(self.pending["reflecting"]))
+        self._metrics["judge_reward"] = mean_reward([tree for tree in trees if tree.tags.get(TAG) == "judging"])
 
     def _recycle(self, group: Group, lineage: Lineage) -> None:
         draws = {name: (lineage / name).rng().random() for name in ("kind", "order", "words", "reasoning")}
@@ -99,34 +103,7 @@ class SPARK:
         self.batches = state["batches"]
         self.pending = {kind: [Task(**task) for task in tasks] for kind, tasks in orjson.loads(state["pending"]).items()}
 
-    def metrics(self) -> dict[str, float]:
-        return {**self.source.metrics(), **self._metrics}
-
 
 def spark_uniform(tasks: Sequence[Task], seed: int = 0, **settings: Any) -> SPARK:
     """`SPARK` over `Uniform`, for a recipe."""
     return SPARK(Uniform(tasks, seed), seed, **settings)
-
-
-def answer_of(leaf: Turn) -> str:
-    """The action that ended an episode, without its thought; empty where it was cut off, malformed or says nothing."""
-    action = parse_action(leaf.action)
-    if leaf.end != "done" or leaf.partial or action.problem is not None:
-        return ""
-    return format_action(*action.calls, content=action.content).strip()
-
-
-def reasoning_of(leaf: Turn) -> str:
-    """All that was done and seen up to the last action, without what was said to that: it may tell the reward."""
-    whole = [turn for turn in path(leaf)[1:] if not turn.partial]
-    return "\n".join(text for turn in whole for text in (turn.action, turn.observation if turn is not leaf else "") if text)
-
-
-def _figures(made: Sequence[TurnTree], pending: Mapping[str, Sequence[Task]]) -> dict[str, float]:
-    labels = [task.answer for task in pending["judging"]]
-    rewards = [reward for tree in made if tree.tags[TAG] == "judging" for reward in judged(tree).values()]
-    return {
-        **{f"judge_{label}": float(labels.count(label)) for label in ("yes", "no", "A", "B")},
-        "reflections": float(len(pending["reflecting"])),
-        "judge_reward": float(np.mean(rewards)) if rewards else float("nan"),
-    }
