@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from forests import add_turn, random_model, random_tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -114,16 +115,6 @@ def in_blocks(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return change
 
 
-@pytest.fixture
-def bf16() -> Iterator[Any]:
-    """The precision is chosen once in a process: what was chosen before comes back."""
-    before = dict(AcceleratorState._shared_state)
-    AcceleratorState._shared_state.clear()
-    yield Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16")
-    AcceleratorState._shared_state.clear()
-    AcceleratorState._shared_state.update(before)
-
-
 @pytest.mark.parametrize("kind", ["Qwen3", "Llama", "Mistral"])
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-5), (torch.float64, 1e-13)])
 def test_log_probabilities_are_those_of_the_lines(in_blocks: Any, kind: str, dtype: torch.dtype, most: float) -> None:
@@ -166,13 +157,14 @@ def test_a_wrong_mask_is_seen(in_blocks: Any) -> None:
         assert error(gradient(random_model("Qwen3").double(), wrong), expected) > 1e-3
 
 
-def test_in_bfloat16_it_is_as_near_to_float32_as_the_lines_are(in_blocks: Any, bf16: Any) -> None:
+def test_in_bfloat16_it_is_as_near_to_float32_as_the_lines_are(in_blocks: Any) -> None:
     packed = a_pack(0)
-    exact = PackScorer(random_model("Llama")).logprobs(packed).cpu()
-    learner = TorchLearner(random_model("Llama"), 1e-3, accelerator=bf16)
-    by_lines = (learner.logprobs(packed).cpu() - exact).abs()
+    exact = PackScorer(random_model("Llama")).logprobs(packed)
+    with accelerated(cpu=True, mixed_precision="bf16") as accelerator:
+        learner = TorchLearner(random_model("Llama"), 1e-3, accelerator=accelerator)
+    by_lines = (learner.logprobs(packed) - exact).abs()
     in_blocks()
-    by_blocks = (learner.logprobs(packed).cpu() - exact).abs()
+    by_blocks = (learner.logprobs(packed) - exact).abs()
     assert 1e-4 < by_blocks.mean() < 1.5 * by_lines.mean()
     assert by_blocks.max() < 2 * by_lines.max()
 
@@ -222,21 +214,22 @@ def test_the_kernel_compiled_for_processors_skips_only_what_is_not_seen(nothing_
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_on_a_gpu_the_gradient_is_that_of_the_lines(monkeypatch: pytest.MonkeyPatch, checkpointing: bool) -> None:
     packs = [a_pack(0), one_line(5), one_pack(long_tree(2, sizes=(60, 300)))]
-    found = [gradient(random_model("Qwen3", head_size=16), packed, checkpointing=checkpointing) for packed in packs]
+    found = [gradient(random_model("Qwen3", head_size=16), packed, checkpointing, cpu=False) for packed in packs]
     monkeypatch.setattr(attention, "sight", attention.lines)
     for packed, by_blocks in zip(packs, found, strict=True):
-        assert error(by_blocks, gradient(random_model("Qwen3", head_size=16), packed)) < 1e-4
+        assert error(by_blocks, gradient(random_model("Qwen3", head_size=16), packed, cpu=False)) < 1e-4
 
 
 @on_a_gpu
-def test_on_a_gpu_bfloat16_is_as_near_to_float32_as_the_lines_are(monkeypatch: pytest.MonkeyPatch, bf16: Any) -> None:
+def test_on_a_gpu_bfloat16_is_as_near_to_float32_as_the_lines_are(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = a_pack(0)
     exact = PackScorer(random_model("Llama", head_size=16)).logprobs(packed)
-    learner = TorchLearner(random_model("Llama", head_size=16), 1e-3, accelerator=bf16)
-    by_blocks = (learner.logprobs(packed).cpu() - exact).abs()
-    learner.gradient([packed], CrossEntropy())
-    monkeypatch.setattr(attention, "sight", attention.lines)
-    by_lines = (learner.logprobs(packed).cpu() - exact).abs()
+    with accelerated(mixed_precision="bf16") as accelerator:
+        learner = TorchLearner(random_model("Llama", head_size=16), 1e-3, accelerator=accelerator)
+        by_blocks = (learner.logprobs(packed).cpu() - exact).abs()
+        assert learner.gradient([packed], CrossEntropy()).isfinite().all()
+        monkeypatch.setattr(attention, "sight", attention.lines)
+        by_lines = (learner.logprobs(packed).cpu() - exact).abs()
     assert by_blocks.mean() < 1.5 * by_lines.mean()
     assert by_blocks.max() < 2 * by_lines.max()
 
@@ -263,8 +256,22 @@ def one_line(length: int) -> Packed:
     return one_pack(tree)
 
 
-def gradient(model: Any, packed: Packed, checkpointing: bool = False) -> torch.Tensor:
-    return TorchLearner(model, 1e-3, checkpointing=checkpointing).gradient([packed], CrossEntropy())
+@contextmanager
+def accelerated(**settings: Any) -> Iterator[Any]:
+    """Device and precision are chosen once in a process: what was chosen before comes back."""
+    states = AcceleratorState._shared_state, PartialState._shared_state
+    before = [dict(state) for state in states]
+    for state in states:
+        state.clear()
+    yield Accelerator(**settings)
+    for state, chosen in zip(states, before, strict=True):
+        state.clear()
+        state.update(chosen)
+
+
+def gradient(model: Any, packed: Packed, checkpointing: bool = False, cpu: bool = True) -> torch.Tensor:
+    with accelerated(cpu=cpu) as accelerator:
+        return TorchLearner(model, 1e-3, checkpointing=checkpointing, accelerator=accelerator).gradient([packed], CrossEntropy())
 
 
 def error(found: torch.Tensor, expected: torch.Tensor) -> float:
