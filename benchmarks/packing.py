@@ -9,7 +9,6 @@ path. "padded" is the same in one rectangular batch. All give the same gradient;
 from __future__ import annotations
 
 import json
-import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -18,39 +17,18 @@ from typing import Any
 import numpy as np
 import torch
 from commandline import parser
+from trees import TREES, grown
 
 from agentgym.pack import Packed, pack
 from agentgym.policies.tiny import new_model
-from agentgym.task import Task
 from agentgym.trainers.learner import TorchLearner
 from agentgym.trainers.objectives.cross_entropy import CrossEntropy
 from agentgym.trainers.packing import ByPath
-from agentgym.turn import Turn, TurnTree
+from agentgym.turn import TurnTree
 
 VOCABULARY = 512
 BUDGETS = (768, 1024)  # tokens of a pack; a larger tree is cut between its episodes
 TARGET = 0.85  # so much of the saved tokens should be saved time
-TREES = {
-    "8 episodes of 4 turns, no forks": (8, 1, 1, 1),
-    "2 episodes, forked twice": (2, 1, 2, 1, 2, 1),
-    "1 episode, forked thrice": (1, 1, 2, 1, 2, 1, 2, 1),
-    "4 episodes, all forked in two": (4, 2, 2, 2),
-    "turn 4 continued 8 times": (1, 1, 1, 1, 8, 1),
-    "turn 6 continued 16 times": (1, 1, 1, 1, 1, 1, 16),
-}
-PROMPT, ACTION, OBSERVATION = 120, 24, 40  # tokens, about those of the search environment
-
-
-def grown(copies: Sequence[int]) -> TurnTree:
-    """A tree whose every turn at level i has ``copies[i]`` continuations."""
-    rng = random.Random(0)
-    tree = TurnTree("tree", Task("task", ""))
-    tips = [tree.add(_turn(rng, None, 0, PROMPT))]
-    for count in copies:
-        tips = [tree.add(_turn(rng, tip, ACTION, OBSERVATION)) for tip in tips for _ in range(count)]
-    for tip in tips:
-        tip.end = "done"
-    return tree
 
 
 def gradient(learner: TorchLearner, packs: list[Packed]) -> torch.Tensor:
@@ -73,7 +51,7 @@ def padded_gradient(learner: TorchLearner, paths: list[Packed]) -> torch.Tensor:
 
 
 def measure(name: str, copies: Sequence[int], rounds: int) -> list[dict[str, Any]]:
-    tree = grown(copies)
+    tree = grown(copies, VOCABULARY)
     alone = ByPath()([tree])
     learner = TorchLearner(new_model(VOCABULARY, seed=0), 1e-3)
     forms: dict[str, tuple[int, Callable[[], torch.Tensor]]] = {
@@ -125,13 +103,6 @@ def main() -> None:
 def _in_packs(learner: TorchLearner, tree: TurnTree, most: int) -> tuple[int, Callable[[], torch.Tensor]]:
     packs = pack([tree], most)
     return sum(map(len, packs)), lambda: gradient(learner, pack([tree], most))
-
-
-def _turn(rng: random.Random, parent: Turn | None, sampled: int, said: int) -> Turn:
-    ids = [rng.randrange(VOCABULARY) for _ in range(sampled + said)]
-    trained = (np.arange(len(ids)) < sampled).astype(np.float64)
-    streams = {"trained": trained, "weight": trained / 1000}
-    return Turn(0, parent, "policy" if parent else "env", 0, ids, sampled, [-3.0] * sampled, streams=streams)
 
 
 def _timed(run: Callable[[], Any]) -> float:

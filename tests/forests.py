@@ -38,7 +38,7 @@ def forest_record(forest: Any) -> list[Any]:
     return [(tree.id, tree.closed, [turn_record(turn) for turn in tree.turns]) for tree in forest]
 
 
-def random_model(kind: str, seed: int = 0) -> Any:
+def random_model(kind: str, seed: int = 0, head_size: int = 8) -> Any:
     """A Qwen3 or Llama of two layers whose distributions are far from uniform."""
     import torch
     import transformers
@@ -50,7 +50,7 @@ def random_model(kind: str, seed: int = 0) -> Any:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=8,
+        head_dim=head_size,
         intermediate_size=24,
         max_position_embeddings=1024,
         initializer_range=0.3,

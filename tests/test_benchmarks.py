@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -112,3 +113,33 @@ def test_the_benchmark_of_chaos_loses_nothing_and_compares_with_undisturbed_runs
     found = quick("chaos", "--folder", tmp_path)
     assert len(found["undisturbed"]) == 2
     assert all(0 <= one["success"] <= 1 and one["turns lost from the record"] == 0 for one in found["disturbed"])
+
+
+def test_the_benchmark_of_packing_on_a_gpu_measures_a_tree_in_three_forms():
+    found = quick("gpu/packing")
+    assert found["means_nothing"] is True
+    assert [row["form"] for row in found["rows"]] == ["plain", "by path", "by tree"]
+    assert [row["tokens"] for row in found["rows"]] == [9088, 9088, 1528]
+    assert all(row["seconds"] > 0 and row["share_of_matrix_rate"] > 0 for row in found["rows"])
+
+
+def test_the_benchmark_of_generation_on_a_gpu_decodes_contexts_together():
+    rows = quick("gpu/generation")["rows"]
+    assert [row["together"] for row in rows] == [1, 3]
+    assert all(row["seconds"] > row["seconds_of_prompts"] > 0 for row in rows)
+
+
+def test_the_benchmark_of_agreement_finds_a_pack_to_be_its_paths():
+    rows = {row["what"]: row for row in quick("gpu/agreement")["rows"]}
+    assert rows["log-probabilities, float32, packed"]["largest"] < 1e-4
+    assert rows["gradient, float32, packed"]["largest"] < 1e-5
+    assert 1e-4 < rows["log-probabilities, bfloat16, packed"]["mean"] < 0.1
+
+
+@pytest.mark.parametrize("name", ["packing", "generation", "agreement"])
+def test_without_a_gpu_its_benchmarks_say_so_and_measure_nothing(name):
+    command = [sys.executable, BENCHMARKS / "gpu" / f"{name}.py"]
+    run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert run.stderr.strip() == "This benchmark needs a GPU and found none: run it where torch sees one, or with --quick for a smoke run."

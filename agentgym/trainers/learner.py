@@ -13,7 +13,7 @@ from torch import Tensor
 
 from agentgym.errors import AgentGymError, MissingExtra
 from agentgym.pack import Bools, Packed
-from agentgym.trainers.attention import by_lines, keep_layer_inputs
+from agentgym.trainers.attention import keep_layer_inputs, seeing
 from agentgym.trainers.seams import Metrics, Objective, State
 
 LearningRate = Callable[[int], float]
@@ -31,7 +31,7 @@ class PackedHeads:
         self._size = len(packed)
         parents = torch.from_numpy(packed.parent).to(device)[self._tokens]
         places, rows = torch.unique(parents, return_inverse=True)
-        with by_lines(model, packed) as attention:
+        with seeing(model, packed) as attention:
             out = model(
                 input_ids=torch.from_numpy(packed.token).to(device)[None],
                 position_ids=torch.from_numpy(packed.depth).to(device)[None],
