@@ -10,7 +10,7 @@ from agentgym.env import Reply
 from agentgym.envs.acebench.ends import reached, share_met, written
 from agentgym.envs.acebench.solving import solution
 from agentgym.envs.acebench.users import FINISH, Listen
-from agentgym.envs.acebench.world import World
+from agentgym.envs.acebench.world import Answer, World
 from agentgym.envs.calls import Json, calls_alone
 from agentgym.envs.user.users import Line
 from agentgym.outcome import Outcome
@@ -110,17 +110,19 @@ class Doings:
         return self.ran and reached(self.world.saved(), task.answer["ends"], official=official)
 
     def _call(self, calls: Sequence[Call], goes_on: bool) -> tuple[Reply, Doings]:
-        """As in the benchmark, in a conversation nothing is called after a call that breaks down."""
-        world, answers = self.world, []
+        """As in the benchmark, in a conversation nothing is called after a call that breaks down, as a first one that is unknown does."""
+        world, stops = self.world, False
+        answers: list[Answer] = []
         for call in calls:
             answer, world = world.answer(call)
+            stops = not goes_on and (answer.how == "broken" or (answer.how == "unknown" and not answers))
             answers.append(answer)
-            if answer.how == "broken" and not goes_on:
+            if stops:
                 break
         outcome = Outcome.OK if all(answer.how == "done" for answer in answers) else Outcome.TOOL_ERROR
         messages = [{"role": "tool", "name": call.name, "content": one.text} for call, one in zip(calls, answers, strict=False)]
-        ran = self.ran or goes_on or answers[-1].how != "broken"
-        return Reply("\n".join(one.text for one in answers), outcome=outcome, messages=messages), replace(self, world=world, ran=ran)
+        after = replace(self, world=world, ran=self.ran or not stops)
+        return Reply("\n".join(one.text for one in answers), outcome=outcome, messages=messages), after
 
     def _talk(self, words: str, listen: Listen) -> tuple[Reply, Doings]:
         said = (*self.dialogue, Line("agent", words))

@@ -31,10 +31,10 @@ FUNCTIONS: Mapping[str, tuple[str, Callable[..., Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """``broken``: where the benchmark's program raises an error, and does not merely refuse."""
+    """``broken``: where the benchmark's program raises an error, and does not merely refuse. ``unknown``: there is no such function."""
 
     text: str
-    how: Literal["done", "refused", "broken"] = "done"
+    how: Literal["done", "refused", "broken", "unknown"] = "done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class World:
     def answer(self, call: Call) -> tuple[Answer, World]:
         """What a call gives, and the world after it. As in the benchmark, one that breaks down midway leaves what it has changed."""
         if not self.has(call.name):
-            return _broken(f"there is no function {call.name}"), self
+            return Answer(f"Error during execution: there is no function {call.name}", "unknown"), self
         if any(isinstance(value, dict) for value in call.arguments.values()) or is_too_deep(call.arguments):
             return _broken("no parameter is a dict, or a list of many levels"), self
         owner, function = FUNCTIONS[call.name]
