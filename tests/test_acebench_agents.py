@@ -247,6 +247,21 @@ def test_who_calls_nothing_has_done_nothing_even_where_nothing_is_to_be_done() -
         env = AceBench()
         env.reset(seed=0, options={"task": idle})
         assert play(env, actions)[0] == reward
+    assert AceBench().gold(idle) is None
+
+
+def test_who_reaches_the_end_by_another_way_has_met_all_milestones() -> None:
+    env = started("later")
+    *_, change, end = gold(env)
+    assert play(env, [change, end]) == (1.0, {"official": 1.0, "process": 1.0})
+
+
+@pytest.mark.parametrize(("id", "share"), [("loaf", 1.0), ("choir", 0.0)])
+def test_words_that_are_no_calls_count_as_a_milestone_only_where_they_are_not_for_a_user(id: str, share: float) -> None:
+    env, words = started(id), "[get_products(merchant_name='Ada's')]"
+    task = Task(id, "", {**env.task.answer, "milestones": [[words]]}, env.task.split, env.task.data)
+    env.reset(seed=0, options={"task": task})
+    assert play(env, [words, FINISH]) == (0.0, {"official": 0.0, "process": share})
 
 
 INBOX = {"inbox": {"1": {"message": "a"}}}
@@ -303,8 +318,11 @@ def test_an_end_to_which_no_calls_are_known_has_no_gold() -> None:
 @pytest.mark.parametrize("id", ["loaf", "choir", "later"])
 def test_gold_is_found_from_the_end_alone(id: str) -> None:
     env = started(id)
-    task = Task(id, "", {**env.task.answer, "milestones": []}, env.task.split, env.task.data)
-    assert play(started(id), env.gold(task) or [])[0] == 1.0
+    for milestones in ([], [["[f(a='Ada's')]"], ["[login_device()]"]]):
+        task = Task(id, "", {**env.task.answer, "milestones": milestones}, env.task.split, env.task.data)
+        assert play(started(id), env.gold(task) or [])[0] == 1.0
+    ways = [["[f(a='Ada's')]"], *env.task.answer["milestones"]]
+    assert env.gold(Task(id, "", {**env.task.answer, "milestones": ways}, env.task.split, env.task.data)) == gold(env)
 
 
 # Rows that do not fit.

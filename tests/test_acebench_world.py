@@ -98,6 +98,11 @@ def money(world: World, user: str) -> tuple[float, float]:
             [order("Rye Loaf", one) for one in (0, 1.0, "1", True, 4, 1)],
             ["refused"] * 3 + ["done", "done", "refused"],
         ),
+        (
+            {"logged_in_users": ["Ada"]},
+            [order("Lime Tea", one, merchant="The Kettle") for one in (11, 10, 1)],
+            ["refused", "done", "refused"],
+        ),
         ({"logged_in_users": ["Ada"]}, [order("Mint Tea", 1), order("Rye Loaf", 1, merchant="None")], ["refused", "refused"]),
     ],
 )
@@ -218,8 +223,12 @@ def test_bags_that_were_paid_are_paid_again_with_each_that_is_added() -> None:
 def test_a_change_that_breaks_down_midway_leaves_what_it_has_changed() -> None:
     world, how = play(airline(), modify(new_flight_no="LT30", add_baggage="1"))
     assert (how, world.saved()["Travel"]["reservations"][0]["flight_no"]) == (["broken"], "LT30")
-    world, how = play(airline(), modify(new_flight_no="TO12", new_cabin="Business Class"))
-    assert (how, world) == (["refused"], airline())
+
+
+@pytest.mark.parametrize("end", ["origin", "destination"])
+def test_a_flight_between_other_cities_is_no_change(end: str) -> None:
+    world = World.start(TABLES.set(["Travel", "flights", 1, end], "Oslo"), ["Travel"], ON)
+    assert play(world, modify(new_flight_no="LT30", new_cabin="Business Class")) == (world, ["refused"])
 
 
 @pytest.mark.parametrize(
