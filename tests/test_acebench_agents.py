@@ -83,7 +83,7 @@ def test_each_call_of_the_known_ones_is_needed_but_for_those_that_only_look() ->
 def test_calls_may_be_written_as_text_and_several_at_once() -> None:
     env = started("loaf")
     observation, _, _, _, info = env.step("[turn_on_wifi(), login_food_platform(username='Ada', password='heron')]")
-    assert [message["role"] for message in info["messages"]] == ["tool", "tool"]
+    assert info["messages"] == [{"role": "user", "content": observation}]
     assert observation.count('"status": true') == 2
     later = [written(parse_action(action).calls) for action in gold(env)[2:4]]
     assert play(env, [*later, FINISH])[0] == 1.0
@@ -139,7 +139,8 @@ def test_what_is_refused_is_an_error_of_a_tool() -> None:
 )
 def test_in_a_conversation_nothing_is_called_after_a_call_that_breaks_down(calls: list[Call], opened: bool) -> None:
     env = started("choir")
-    env.step(format_action(*calls))
+    _, _, _, _, info = env.step(format_action(*calls))
+    assert [(message["role"], message["name"]) for message in info["messages"]] == [("tool", one.name) for one in calls]
     alone = started("loaf")
     alone.step(format_action(Call("delete_reminder", {}), Call("turn_on_wifi", {})))
     found = [env.state.world.parts["BaseApi"]["logged_in"], alone.state.world.parts["BaseApi"]["wifi"]]  # type: ignore[union-attr]

@@ -20,6 +20,7 @@ from agentgym.task import Task
 MOST_ACTIONS = 20  # of the agent: with the answers, 40 messages
 OVER = "The conversation is over."
 NOBODY = f"Nobody answers: use what you know, call a function, or write {FINISH} when all is done."
+UNCALLED = Answer("This was not called, since a call before it broke down.", "broken")
 ALONE = (
     "You are an assistant on a phone. Do what the user asks for with the functions, step by step: look at what a function gives before you "
     "call the next. Nobody answers questions. Give the parameters that are needed, in the user's words where the description asks for no "
@@ -85,9 +86,9 @@ class Doings:
         elif FINISH in action.content and self.actions:
             reply, after = Reply(OVER, ends=True), self
         elif calls := action.calls or tuple(calls_alone(action.content)):
-            asked = written(calls) if action.calls else action.content
-            reply, after = self._call(calls, goes_on=not task.data["talks"])
-            after = replace(after, asked=(*self.asked, asked))
+            answers, after = self._call(calls, goes_on=not task.data["talks"])
+            after = replace(after, asked=(*self.asked, written(calls) if action.calls else action.content))
+            reply = _told(action.calls, answers)
         elif listen is not None and task.data["talks"] and action.content:
             reply, after = self._talk(action.content, listen)
         else:
@@ -109,25 +110,27 @@ class Doings:
     def _reaches(self, task: Task, official: bool) -> bool:
         return self.ran and reached(self.world.saved(), task.answer["ends"], official=official)
 
-    def _call(self, calls: Sequence[Call], goes_on: bool) -> tuple[Reply, Doings]:
+    def _call(self, calls: Sequence[Call], goes_on: bool) -> tuple[list[Answer], Doings]:
         """As in the benchmark, in a conversation nothing is called after a call that breaks down, as a first one that is unknown does."""
         world, stops = self.world, False
         answers: list[Answer] = []
         for call in calls:
-            answer, world = world.answer(call)
-            stops = not goes_on and (answer.how == "broken" or (answer.how == "unknown" and not answers))
+            answer, world = (UNCALLED, world) if stops else world.answer(call)
+            stops = stops or (not goes_on and (answer.how == "broken" or (answer.how == "unknown" and not answers)))
             answers.append(answer)
-            if stops:
-                break
-        outcome = Outcome.OK if all(answer.how == "done" for answer in answers) else Outcome.TOOL_ERROR
-        messages = [{"role": "tool", "name": call.name, "content": one.text} for call, one in zip(calls, answers, strict=False)]
-        after = replace(self, world=world, ran=self.ran or not stops)
-        return Reply("\n".join(one.text for one in answers), outcome=outcome, messages=messages), after
+        return answers, replace(self, world=world, ran=self.ran or not stops)
 
     def _talk(self, words: str, listen: Listen) -> tuple[Reply, Doings]:
         said = (*self.dialogue, Line("agent", words))
         answer = listen(said)
         return Reply(answer, ends=FINISH in answer and self.actions > 0), replace(self, dialogue=(*said, Line("user", answer)))
+
+
+def _told(calls: Sequence[Call], answers: Sequence[Answer]) -> Reply:
+    """Each call of a tool has its answer; calls that were written as text have theirs together."""
+    messages = [{"role": "tool", "name": call.name, "content": one.text} for call, one in zip(calls, answers, strict=False)]
+    outcome = Outcome.OK if all(one.how == "done" for one in answers) else Outcome.TOOL_ERROR
+    return Reply("\n".join(one.text for one in answers), outcome=outcome, messages=messages)
 
 
 def known_actions(task: Task, world: World) -> list[str] | None:
