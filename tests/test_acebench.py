@@ -53,8 +53,8 @@ def own(split: str, number: int = 0) -> tuple[AceBench, Task]:
 @shared
 def test_every_known_answer_earns_full_reward_and_passes_as_the_program_grades() -> None:
     env = AceBench(DATA)
-    assert env.splits == CATEGORIES
-    for task in (task for split in env.splits for task in env.tasks(split)):
+    assert env.splits == (*CATEGORIES, "agent_multi_step", "agent_multi_turn")
+    for task in (task for split in CATEGORIES for task in env.tasks(split)):
         actions = env.gold(task)
         assert actions is not None, task.id
         assert play(env, task, actions) == (1.0, {"official": 1.0, "process": 1.0}), task.id
@@ -372,8 +372,8 @@ def test_a_line_that_does_not_fit_is_named(tmp_path: Path, split: str, fields: d
 
 
 def test_a_folder_without_its_files_is_told_what_is_wanted(tmp_path: Path) -> None:
-    (tmp_path / "agent_multi_step.jsonl").write_text("{}\n")
-    with pytest.raises(AgentGymError, match=r"holds no normal_\*\.jsonl or special_\*\.jsonl"):
+    (tmp_path / "agents.jsonl").write_text("{}\n")
+    with pytest.raises(AgentGymError, match=r"holds no normal_\*\.jsonl, special_\*\.jsonl or agent_\*\.jsonl"):
         AceBench(tmp_path)
 
 

@@ -42,7 +42,7 @@ def test_the_gold_answers_of_a_suite_have_the_full_score(name):
         actor, _ = find_policy("gold", make_env)
         result, episodes = asyncio.run(evaluate(make_env, actor, tasks[:6]))
     except AgentGymError as error:
-        if "sandbox" in str(error):
+        if "sandbox" in str(error) or "simulators=" in str(error):  # what is not at hand
             pytest.skip(str(error))
         raise
     assert suite.official(result) == 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ TYPES = {
     "object": "object",
 }
 KEPT = ("description", "enum", "default", "required", "minItems", "maxItems", "minimum", "maximum", "pattern", "format")
+DEEPEST_VALUE = 32  # levels of an argument that a backend keeps
 _IGNORED = re.compile(r"[ ,./\-_*^]")
 _ODD = re.compile(r"[^a-zA-Z0-9_-]")
 
@@ -151,3 +153,23 @@ def _holds_call(value: Any) -> bool:
     if isinstance(value, dict):
         return any(map(_holds_call, value.values()))
     return isinstance(value, Written) or (isinstance(value, list | tuple) and any(map(_holds_call, value)))
+
+
+def is_too_deep(value: Any) -> bool:
+    """Whether there are more levels than a state can be hashed with."""
+    level = [value]
+    for _ in range(DEEPEST_VALUE):
+        level = [part for one in level if isinstance(one, dict | list) for part in (one.values() if isinstance(one, dict) else one)]
+    return bool(level)
+
+
+def as_text(result: Any) -> str:
+    """What a backend gives, as benchmarks show it: a dict as JSON where it can be, all else as Python writes it."""
+    if isinstance(result, str):
+        return result
+    if isinstance(result, dict):
+        try:
+            return json.dumps(result)
+        except (TypeError, ValueError):
+            pass
+    return str(result)

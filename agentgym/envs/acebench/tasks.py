@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, Field, field_validator, model_validator
 
 from agentgym.envs.acebench.examples import EXAMPLES
 from agentgym.envs.acebench.grading import PHRASES, function_name
+from agentgym.envs.acebench.town import AGENT_EXAMPLES
 from agentgym.envs.rows import Rows, read
 from agentgym.errors import AgentGymError
 from agentgym.task import Task
 
-PLAYED = ("normal_", *PHRASES)
+PLAYED = ("normal_", *PHRASES, "agent_multi_step", "agent_multi_turn")
+App = Literal["BaseApi", "MessageApi", "ReminderApi", "FoodPlatform", "Travel"]
 
 
 class Parameters(BaseModel):
@@ -96,24 +98,73 @@ class IrrelevantRow(Row):
         return None
 
 
+class Device(BaseModel):
+    wifi: bool = False
+    logged_in: bool = True
+    logged_in_users: list[str] = []  # of the food platform
+
+
+class Beginning(BaseModel):
+    """As in the benchmark's program, all apps are set up by what stands under ``BaseApi``."""
+
+    BaseApi: Device = Device()
+
+
+class AgentRow(Row):
+    """``ground_truth``: the fields of each app at the end. ``mile_stone``: the calls on the way, or a list of several ways."""
+
+    initial_config: Beginning = Beginning()
+    involved_classes: list[App] = Field(min_length=1)
+    ground_truth: list[dict[str, dict[str, Any]]] = Field(min_length=1)
+    mile_stone: list[str] | list[list[str]]
+
+    @field_validator("ground_truth", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
+    def task(self, category: str) -> Task:
+        data = {
+            "category": category,
+            "talks": category == "agent_multi_turn",
+            "functions": self.part()["functions"],
+            "apps": list(self.involved_classes),
+            "device": self.initial_config.BaseApi.model_dump(),
+            "wish": self.question,
+        }
+        ways = [self.mile_stone] if all(isinstance(one, str) for one in self.mile_stone) else self.mile_stone
+        return Task(self.id, self.question, {"ends": self.ground_truth, "milestones": ways}, category, data)
+
+
 def splits(folder: Path | None) -> tuple[str, ...]:
-    """The categories, by their files. Raises `AgentGymError` where there are none. Those of agents are not played."""
+    """The categories, by their files. Raises `AgentGymError` where there are none."""
     if folder is None:
-        return tuple(EXAMPLES)
-    found = tuple(sorted(path.stem for path in folder.glob("*.jsonl") if path.stem.startswith(PLAYED)))
+        return (*EXAMPLES, *AGENT_EXAMPLES)
+    found = tuple(sorted((path.stem for path in folder.glob("*.jsonl") if path.stem.startswith(PLAYED)), key=_agents_last))
     if not found:
-        raise AgentGymError(f"{folder} holds no normal_*.jsonl or special_*.jsonl: give the folder of ACEBench's data in English")
+        kinds = "normal_*.jsonl, special_*.jsonl or agent_*.jsonl"
+        raise AgentGymError(f"{folder} holds no {kinds}: give the folder of ACEBench's data in English")
     return found
 
 
 @cache
 def tasks(folder: Path | None, category: str) -> tuple[Task, ...]:
     """The tasks of a category. Raises `AgentGymError` that names a bad line, its field and the reason."""
-    rows: Rows = EXAMPLES[category] if folder is None else folder / f"{category}.jsonl"
+    rows: Rows = {**EXAMPLES, **AGENT_EXAMPLES}[category] if folder is None else folder / f"{category}.jsonl"
+    if is_of_agents(category):
+        return tuple(row.task(category) for _, row in read(rows, AgentRow))
     together: dict[str, list[Row]] = {}
     for _, row in read(rows, _model(category)):
         together.setdefault(row.conversation()[0], []).append(row)
     return tuple(_task(id, category, parts) for id, parts in together.items())
+
+
+def is_of_agents(category: str) -> bool:
+    return category.startswith("agent_")
+
+
+def _agents_last(category: str) -> tuple[bool, str]:
+    return is_of_agents(category), category
 
 
 def _model(category: str) -> type[Row]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +11,10 @@ import orjson
 
 from agentgym.action import Call
 from agentgym.envs.bfcl.apis import APIS
-from agentgym.envs.calls import Written, read_written
+from agentgym.envs.calls import DEEPEST_VALUE, Written, as_text, is_too_deep, read_written
 from agentgym.errors import MissingExtra
 from agentgym.tools.tables import FrozenDict, freeze
 
-DEEPEST = 32  # levels of an argument
 Tables = Mapping[str, Any]
 
 
@@ -44,8 +42,8 @@ class Backends:
 
     def answer(self, tables: Tables, call: Call) -> tuple[str, bool, Backends]:
         """The benchmark's text of what a function gives, whether it was done, and the backends after it."""
-        if _too_deep(call.arguments):
-            return f"Error during execution: the arguments are nested deeper than {DEEPEST}", False, self
+        if is_too_deep(call.arguments):
+            return f"Error during execution: the arguments are nested deeper than {DEEPEST_VALUE}", False, self
         try:
             result, after = self.call(tables, call.name, **call.arguments)
             text = as_text(result)
@@ -85,22 +83,3 @@ class Backends:
     def public(self) -> dict[str, Any]:
         """All fields that are compared, by class."""
         return {owner: APIS[owner].public(fields.to_plain()) for owner, fields in self.fields.items()}
-
-
-def _too_deep(value: Any) -> bool:
-    """Whether there are more levels than a state can be hashed with."""
-    level = [value]
-    for _ in range(DEEPEST):
-        level = [part for one in level if isinstance(one, dict | list) for part in (one.values() if isinstance(one, dict) else one)]
-    return bool(level)
-
-
-def as_text(result: Any) -> str:
-    if isinstance(result, str):
-        return result
-    if isinstance(result, dict):
-        try:
-            return json.dumps(result)
-        except (TypeError, ValueError):
-            pass
-    return str(result)
