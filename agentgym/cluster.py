@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from dataclasses import dataclass
+from typing import Any
 
 from agentgym.errors import AgentGymError, MissingExtra
 
 try:
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError as error:
     raise MissingExtra("ray", "ray") from error
 
@@ -25,8 +28,11 @@ class Share:
     gpus: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.cpus, self.gpus) < 0 or max(self.cpus, self.gpus) < 0.0001 or (self.number or 1) < 1:
+        sizes = (self.cpus, self.gpus)
+        if not all(map(math.isfinite, sizes)) or min(sizes) < 0 or max(sizes) < 0.0001 or (1 if self.number is None else self.number) < 1:
             raise AgentGymError(f"{self} cannot be placed: ask for 1 at least, each of which takes some CPU or GPU")
+        if self.gpus > 1 and self.gpus % 1:
+            raise AgentGymError(f"{self} cannot be placed: Ray shares one GPU, or gives whole ones")
 
     def __str__(self) -> str:
         total = f" ({self._taken(self.number)})" if self.number else ""
@@ -37,10 +43,11 @@ class Share:
         return " and ".join(f"{amount:g} {unit}" for amount, unit in taken if amount) or "nothing"
 
 
-def connect(address: str, *shares: Share) -> list[int]:
-    """Join the cluster, if this process is in none yet, and count how many of each share there may be, the first placed first.
+def connect(address: str, *shares: Share) -> list[list[str]]:
+    """Join the cluster, if this process is in none yet, and choose for each share the nodes that its parts are to begin on, by their ids.
 
-    ``address`` is Ray's: "auto", "local", or that of a head. Raises `AgentGymError` where there is no cluster, or it is too small.
+    ``address`` is Ray's: "auto", "local", or that of a head. What others have taken of the cluster counts as free. Raises `AgentGymError`
+    where there is no cluster, or it is too small.
     """
     if not ray.is_initialized():
         try:
@@ -51,33 +58,39 @@ def connect(address: str, *shares: Share) -> list[int]:
             raise AgentGymError(
                 f"no Ray cluster at {address!r} ({reason}): start one with 'ray start --head', and join it as docs/clusters.md says"
             ) from error
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    free = [(round(10_000 * node.get("CPU", 0.0)), round(10_000 * node.get("GPU", 0.0))) for node in nodes]  # as Ray counts
-    counts = []
-    for share in shares:
-        counts.append(room := place(share, free))
-        if room < (share.number or 1):
+    nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    free = {id: (round(10_000 * node.get("CPU", 0.0)), round(10_000 * node.get("GPU", 0.0))) for id, node in nodes.items()}  # as Ray counts
+    chosen: dict[str, list[str]] = {}
+    for share in sorted(shares, key=lambda share: (share.number is None, -share.gpus, -share.cpus)):  # the small fit in beside the large
+        found = chosen[share.what] = place(share, free)
+        if len(found) < (share.number or 1):
             units = ("CPU", "GPU") if share.gpus else ("CPU",)
-            there = ", ".join(f"{' + '.join(f'{node.get(unit, 0.0):g}' for node in nodes)} {unit}s" for unit in units)
-            besides = f" beside {' and '.join(map(str, shares[: len(counts) - 1]))}" if len(counts) > 1 else ""
+            there = ", ".join(f"{' + '.join(f'{node.get(unit, 0.0):g}' for node in nodes.values())} {unit}s" for unit in units)
+            besides = " beside ".join(str(other) for other in shares if other is not share)
             raise AgentGymError(
-                f"the Ray cluster at {address!r} is too small: {share} are asked for{besides}, but its nodes have {there}, "
-                f"room for {room}. Add nodes, or ask for fewer"
+                f"the Ray cluster at {address!r} is too small: {share} are asked for{besides and f' beside {besides}'}, but its nodes have "
+                f"{there}, room for {len(found)}. Add nodes, or ask for fewer"
             )
-    return counts
+    return [chosen[share.what] for share in shares]
 
 
-def place(share: Share, free: list[tuple[int, int]]) -> int:
-    """How many of a share have room, each on the node with the most left, which then has less."""
-    cpus, gpus, placed = round(10_000 * share.cpus), round(10_000 * share.gpus), 0
-    while share.number is None or placed < share.number:
-        room = [(left, at) for at, left in enumerate(free) if left[0] >= cpus and left[1] >= gpus]
+def actor_on(node: str, kind: type, share: Share, **options: Any) -> Any:
+    """What makes an actor of that class on a node, and elsewhere once the node is gone."""
+    where = NodeAffinitySchedulingStrategy(node, soft=True)
+    return ray.remote(kind).options(num_cpus=share.cpus, num_gpus=share.gpus, max_restarts=-1, scheduling_strategy=where, **options)
+
+
+def place(share: Share, free: dict[str, tuple[int, int]]) -> list[str]:
+    """The nodes for as many as have room, each on that with the most left, which then has less."""
+    cpus, gpus = round(10_000 * share.cpus), round(10_000 * share.gpus)
+    chosen: list[str] = []
+    while share.number is None or len(chosen) < share.number:
+        room = {id: left[::-1] if gpus else left for id, left in free.items() if left[0] >= cpus and left[1] >= gpus}
         if not room:
             break
-        (has_cpus, has_gpus), at = max(room, key=lambda found: (found[0][::-1] if gpus else found[0], -found[1]))
-        free[at] = has_cpus - cpus, has_gpus - gpus
-        placed += 1
-    return placed
+        chosen.append(most := max(room, key=lambda id: room[id]))
+        free[most] = free[most][0] - cpus, free[most][1] - gpus
+    return chosen
 
 
 def _refuse_closed_port(address: str) -> None:

@@ -142,6 +142,9 @@ class Free(Stateless):
     def accumulate_all(self, packs: Any, objective: Any) -> list[dict[str, float]]:
         return []
 
+    def discard(self) -> None:
+        pass
+
     def step(self, pace: float = 1.0) -> dict[str, float]:
         self.version += 1
         return {}

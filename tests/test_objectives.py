@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from agentgym.errors import AgentGymError
 from agentgym.pack import Packed, pack
 from agentgym.task import Task
 from agentgym.trainers.divisors import Constant, Divisor, sequence_mean, token_mean, turn_mean
@@ -175,6 +176,12 @@ def test_a_shared_turn_counts_once_for_tokens_and_turns_and_for_each_episode_in_
     for divisor, weights in expected.items():
         divisor([tree])
         assert [turn.streams["weight"][0] for turn in (shared, *ends)] == pytest.approx(weights)
+
+
+@pytest.mark.parametrize("divisor", [0.0, -64.0, float("nan"), float("inf")])
+def test_a_divisor_that_divides_nothing_is_refused(divisor: float) -> None:
+    with pytest.raises(AgentGymError, match="divisor is"):
+        Constant(divisor)
 
 
 @pytest.mark.parametrize("divisor", [token_mean, turn_mean, sequence_mean, Constant(7)])

@@ -211,6 +211,14 @@ def test_an_objective_takes_its_old_log_probabilities_from_the_running_pass() ->
     assert objective(given, packed)[1]["gap_sampler"] == pytest.approx(np.mean([1.0, 1.008**0.5, 1.0085**0.5]))
 
 
+def test_what_cannot_be_between_is_never_no_number() -> None:
+    found = between(np.array([-800.0]), np.array([-801.0]), np.array([1.0]), "linear")
+    assert found == pytest.approx([-800 + math.log((1 + math.exp(-1)) / 2)])
+    assert between(np.array([-1.0]), np.array([-np.inf]), np.zeros(1), "log").tolist() == [-1.0]
+    with pytest.raises(AgentGymError, match="form is 'nonsense'"):
+        Interpolated(Masked(), form="nonsense")  # type: ignore[arg-type]
+
+
 def test_lags_are_counted_from_the_weights_that_drew_each_token() -> None:
     learner = a_learner()
     learner.version = 6

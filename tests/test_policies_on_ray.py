@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from agentgym.cluster import Share, place  # noqa: E402
+from agentgym.cluster import Share, actor_on, connect, place  # noqa: E402
 from agentgym.policies import tiny  # noqa: E402
 from agentgym.policies.vllm import VllmPolicy  # noqa: E402
 from agentgym.policies.vllm.on_ray import RayServers  # noqa: E402
@@ -80,10 +80,13 @@ def test_a_server_whose_node_is_killed_comes_back_elsewhere_with_the_last_weight
         learner.version = 1
         await sync.push(learner)
         addresses = {replica.url for replica in policy.fleet().replicas}
+        playing = asyncio.create_task(play(policy))
+        while sum(replica.asked for replica in policy.fleet().replicas) < 4:
+            await asyncio.sleep(0.01)
         node = next(node for node in cluster.worker_nodes)
-        cluster.remove_node(node, allow_graceful=False)
+        await asyncio.to_thread(cluster.remove_node, node, allow_graceful=False)  # with requests under way
         cluster.add_node(num_cpus=1)
-        second = await play(policy)  # on the other one
+        second = await playing  # its requests are answered by the other one
         await policy.fleet().wait(2, 600)
         third = await play(policy)
         moved = {replica.url for replica in policy.fleet().replicas}
@@ -99,6 +102,7 @@ def test_a_server_whose_node_is_killed_comes_back_elsewhere_with_the_last_weight
     assert not [turn.error for turn in (*first, *second, *third) if turn.error]
     assert {version for turn in (*second, *third) for version, _ in turn.versions} == {1}
     assert found["vllm_restored"] >= 1
+    assert found["vllm_lost"] >= 1
     assert {turn.cache for turn in third} - {None} <= moved
 
 
@@ -138,24 +142,63 @@ def test_a_cluster_without_room_for_servers_is_refused_with_the_figures(cluster,
 
 
 def test_a_server_that_cannot_start_says_why(cluster):
-    with pytest.raises(AgentGymError, match=r"server 1 on Ray cannot be started: .*name the python of an environment that has vLLM"):
-        RayServers("tiny", cluster.address, 1, python="/no/python")
+    reason = r"server 1 on Ray cannot be started: .*name the python of an environment that has vLLM"
+    with pytest.raises(AgentGymError, match=reason), RayServers("tiny", cluster.address, 1, python="/no/python"):
+        pass
 
 
 @pytest.mark.parametrize(
-    ("share", "free", "placed", "left"),
+    ("share", "free", "placed"),
     [
-        (Share("a", None, 1.0), [(20_000, 0), (10_000, 0)], 3, [(0, 0), (0, 0)]),
-        (Share("a", 2, 1.0), [(20_000, 0), (20_000, 0)], 2, [(10_000, 0), (10_000, 0)]),
-        (Share("a", 3, 2.0), [(30_000, 0), (10_000, 0)], 1, [(10_000, 0), (10_000, 0)]),
-        (Share("a", None, 1.0, 1.0), [(90_000, 0), (10_000, 20_000)], 1, [(90_000, 0), (0, 10_000)]),
+        (Share("a", None, 1.0), {"x": (20_000, 0), "y": (10_000, 0)}, ["x", "x", "y"]),
+        (Share("a", 2, 1.0), {"x": (20_000, 0), "y": (20_000, 0)}, ["x", "y"]),
+        (Share("a", 3, 2.0), {"x": (30_000, 0), "y": (10_000, 0)}, ["x"]),
+        (Share("a", None, 1.0, 1.0), {"x": (90_000, 0), "y": (10_000, 20_000)}, ["y"]),
     ],
 )
-def test_shares_are_placed_where_most_is_left(share, free, placed, left):
+def test_shares_are_placed_where_most_is_left(share, free, placed):
     assert place(share, free) == placed
-    assert free == left
 
 
-def test_nothing_is_asked_for_that_takes_nothing():
+def test_a_small_share_leaves_room_for_a_large_one_and_each_part_begins_on_its_node():
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    large, small = made.add_node(num_cpus=3), made.add_node(num_cpus=2)
+    ray.shutdown()
+    ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
+    try:
+        servers, workers = connect(made.address, Share("servers", 1, 1.0), Share("workers", 2, 2.0))
+        assert sorted(workers) == sorted([large.node_id, small.node_id])
+        assert servers == [large.node_id]
+
+        class Where:
+            def node(self):
+                return ray.get_runtime_context().get_node_id()
+
+        first = actor_on(servers[0], Where, Share("servers", 1, 1.0)).remote()
+        others = [actor_on(node, Where, Share("workers", 2, 2.0)).remote() for node in workers]
+        assert ray.get([actor.node.remote() for actor in (first, *others)], timeout=60) == [*servers, *workers]
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+@pytest.mark.parametrize("sizes", [(0.0, 0.0), (1.0, 1.5), (float("inf"), 0.0), (-1.0, 1.0)])
+def test_nothing_is_asked_for_that_ray_cannot_give(sizes):
     with pytest.raises(AgentGymError, match="cannot be placed"):
-        Share("servers", 1, 0.0, 0.0)
+        Share("servers", 1, *sizes)
+
+
+def test_servers_without_a_cluster_are_refused_before_anything_is_written(tmp_path):
+    recipe = {
+        "env": {"id": "agentgym/Search-v0"},
+        "steps": 1,
+        "actor": {"class": "agentgym.policies.vllm:VllmPolicy"},
+        "sync": {"class": "agentgym.policies.vllm.sync:FileWeights"},
+        "servers": {"number": 2},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert "give --ray ADDRESS" in fails(agentgym("train", "recipe.yaml", "--out", "run", folder=tmp_path))
+    assert not (tmp_path / "run").exists()
+    recipe["actor"]["urls"] = ["http://localhost:8000"]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert "leave one of the two out" in fails(agentgym("train", "recipe.yaml", "--out", "run", folder=tmp_path))

@@ -210,6 +210,35 @@ def test_a_server_that_comes_back_elsewhere_is_found_and_asked_again(serve):
     assert moving.asked >= 3
 
 
+def test_those_that_wait_for_a_server_that_moves_are_answered_where_it_is_then(serve):
+    first, second = serve(), serve()
+    first.work = 0.2
+    place = [first.url]
+
+    async def where():
+        return place[0]
+
+    policy = VllmPolicy([where], CHAT, width=4, backoff=0.01, patience=5.0)
+
+    async def run():
+        await policy.ready()
+        asked = [asyncio.create_task(policy.generate(prompt(str(n)), Sampling(1.0, 64))) for n in range(24)]
+        await asyncio.sleep(0.1)  # four are under way, and the others wait
+        place[0] = second.url
+        policy.forget()
+        return await asyncio.gather(*asked)
+
+    assert {found.cache for found in asyncio.run(run())} <= {first.url, second.url}
+
+
+def test_who_says_where_a_server_is_and_cannot_is_heard():
+    async def where():
+        raise ValueError("no such table")
+
+    with pytest.raises(ValueError, match="no such table"):
+        ask(VllmPolicy([where], CHAT, backoff=0.01, patience=5.0))
+
+
 def test_a_hung_server_is_lost_after_its_timeout(serve):
     servers = [serve(), serve()]
     servers[0].faults = [30.0]

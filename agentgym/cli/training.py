@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from agentgym.chat import Chat
 from agentgym.cli import console
-from agentgym.cli.hosting import hosted, placed, served
+from agentgym.cli.hosting import hosted, nodes_for, served
 from agentgym.cli.policies import find_policy
 from agentgym.cli.reporting import write
 from agentgym.env import AgentEnv
@@ -25,6 +25,7 @@ from agentgym.turn import TurnTree
 
 if TYPE_CHECKING:
     from agentgym.policies.transformers import TransformersPolicy
+    from agentgym.policies.vllm.on_ray import RayServers
     from agentgym.trainers.recipe import Recipe
     from agentgym.trainers.training import Training
 
@@ -39,8 +40,7 @@ def run(path: Path, out: Path, resume: bool, ray: str | None = None) -> None:
         learner: Any = recipe.learner.build(policy_of(recipe, partial(make, recipe.env.id))[0].model, recipe.learning_rate)
         learner.follow()
         return
-    if ray is not None:
-        recipe = placed(recipe, ray)  # a cluster that is too small is refused before anything is written
+    nodes = nodes_for(recipe, ray)  # a cluster that is too small is refused before anything is written
     config = {"kind": "training", **recipe.model_dump(by_alias=True)}
     if resume:
         store = RunStore.open(out)
@@ -50,9 +50,12 @@ def run(path: Path, out: Path, resume: bool, ray: str | None = None) -> None:
     else:
         store = RunStore.create(out, config)
     trackers = Trackers([TensorBoard(out), *(tracker.build(folder=out) for tracker in recipe.trackers)])
-    with closing(trackers), closing(store), served(recipe, ray) as servers:
+    workers = {**recipe.workers.model_dump(), "nodes": nodes and nodes.workers}
+    with closing(trackers), closing(store), served(recipe, nodes) as servers:
         training = build(recipe, servers)
-        with hosted(training.make_env, ray, **recipe.workers.model_dump()) as training.make_env, progress() as bar:
+        if servers is not None:
+            servers.wait()
+        with hosted(training.make_env, ray, **workers) as training.make_env, progress() as bar:
             train_with_progress(training, recipe.steps, store, bar, checkpoint_every=recipe.checkpoint_every, heard=trackers.log)
     if isinstance(training.learner, Together):
         training.learner.release()
@@ -60,15 +63,15 @@ def run(path: Path, out: Path, resume: bool, ray: str | None = None) -> None:
     console.print(f"wrote {write(out)}, and the policy: agentgym eval {recipe.env.id} --policy {out / 'policy'}")
 
 
-def build(recipe: Recipe, servers: Mapping[str, Any] = {}) -> Training:
-    """``servers``: what the actor is told of those that were started for it."""
+def build(recipe: Recipe, servers: RayServers | None = None) -> Training:
+    """``servers``: those that the actor asks."""
     make_env = partial(make, recipe.env.id, **recipe.env.arguments)
     policy, chat = policy_of(recipe, make_env)
     actor: Any = policy
     if recipe.actor is None:
         sync = recipe.sync.build(policy=policy)
     else:
-        actor = recipe.actor.build(chat=chat, **servers)
+        actor = recipe.actor.build(chat=chat, **({} if servers is None else {"urls": servers.urls}))
         sync = recipe.sync.build(policy=actor, model=policy.model)
     if recipe.learner.sharded and sync.model is policy.model:
         if recipe.actor is not None:

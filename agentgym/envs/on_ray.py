@@ -15,7 +15,7 @@ from functools import cached_property, partial
 from itertools import count
 from typing import Any, Self, SupportsFloat
 
-from agentgym.cluster import PING, Share, connect
+from agentgym.cluster import PING, Share, actor_on, connect
 from agentgym.env import AgentEnv, Info
 from agentgym.errors import AgentGymError, InfrastructureError, MissingExtra
 from agentgym.snapshot import Snapshot
@@ -165,9 +165,10 @@ class Worker:
 class RayWorkers:
     """Makes environments that live in ``number`` Ray actors of ``cpus`` each, spread over a cluster; or in as many as have room.
 
-    ``address`` is Ray's: "auto", "local", or that of a head. A worker that is lost takes the episodes along that stand in it, each of
-    which ends without a verdict; Ray starts it anew, on another node where its own is gone, and meanwhile the others go on. A call that
-    takes longer than ``patience`` seconds is such a loss too. All machines have the same agentgym, environments and data.
+    ``address`` is Ray's: "auto", "local", or that of a head. ``nodes``: those that `connect` chose, where it was asked before. A worker
+    that is lost takes the episodes along that stand in it, each of which ends without a verdict; Ray starts it anew, on another node where
+    its own is gone, and meanwhile the others go on. A call that takes longer than ``patience`` seconds is such a loss too. All machines
+    have the same agentgym, environments and data.
 
     Raises `AgentGymError` where there is no cluster, it is too small, or a worker cannot make the environment.
     """
@@ -179,14 +180,16 @@ class RayWorkers:
         number: int | None = None,
         cpus: float = 1.0,
         patience: float = 600.0,
+        nodes: Sequence[str] | None = None,
     ) -> None:
-        (number,) = connect(address, Share("workers", number, cpus))
+        share = Share("workers", number, cpus)
+        nodes = connect(address, share)[0] if nodes is None else nodes
         self.patience = patience
         self.numbers = count()
         self._lock = threading.Lock()
-        actor = ray.remote(Host).options(num_cpus=cpus, max_restarts=-1, max_concurrency=CALLS_AT_ONCE, scheduling_strategy="SPREAD")
         pickled = _pickled(make_env, "what makes the environment")
-        self.workers = [Worker(f"worker {i}", actor.remote(pickled)) for i in range(1, number + 1)]
+        actors = [actor_on(node, Host, share, max_concurrency=CALLS_AT_ONCE).remote(pickled) for node in nodes]
+        self.workers = [Worker(f"worker {i}", actor) for i, actor in enumerate(actors, 1)]
         try:
             self.attributes = self._start()
         except BaseException:

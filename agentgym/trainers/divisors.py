@@ -7,12 +7,14 @@ verdict, each unique turn once however many episodes share it: labels lie on no 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from agentgym.errors import AgentGymError
 from agentgym.turn import Stream, Turn, TurnTree, path, total_reward
 
 Divisor = Callable[[Sequence[TurnTree]], None]
@@ -53,6 +55,10 @@ class Constant:
 
     divisor: float
     apart: ClassVar[bool] = True  # a tree's weights hang on no other tree
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.divisor) and self.divisor > 0):
+            raise AgentGymError(f"divisor is {self.divisor}: it must be finite and above 0")
 
     def __call__(self, trees: Sequence[TurnTree]) -> None:
         _write(trees, lambda turn, mask: mask / self.divisor)

@@ -171,13 +171,16 @@ class TorchLearner:
         self.optimizer.zero_grad(set_to_none=True)
         return found
 
+    def discard(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
     def step(self, pace: float = 1.0) -> Metrics:
         rate = pace * self._rate(self.version)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
         if not torch.isfinite(norm):
-            self.optimizer.zero_grad(set_to_none=True)
+            self.discard()
             raise AgentGymError(f"the gradient is not finite at learner step {self.version}: lower the learning rate")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -205,6 +208,7 @@ class TorchLearner:
 
     def load_state_dict(self, state: State) -> None:
         self.refuse_other(state)
+        self.discard()
         self.model.load_state_dict(state["model"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         self.version = state["version"]

@@ -17,7 +17,7 @@ from agentgym.trainers.playing import Playing, playing
 from agentgym.trainers.seams import Metrics, Stateful
 from agentgym.trainers.training import Training
 from agentgym.trainers.updates import Updates, means
-from agentgym.turn import TurnTree
+from agentgym.turn import TurnTree, total_reward
 
 Done = Callable[[int, Metrics, Sequence[TurnTree]], Any]
 
@@ -60,13 +60,18 @@ async def train_step(
     trees: list[TurnTree] = []
     credited: list[tuple[float, Metrics]] = []
     updates = Updates(run, step)
-    async with aclosing(player.parts(step)) as parts:
-        async for part in parts:
-            forest += part
-            trees += (learnt := await _credited(run, part, clock, store))
-            credited.append((len(part), run.credit.metrics()))
-            with clock.during("learn"):
-                await asyncio.to_thread(updates.add, learnt)
+    try:
+        async with aclosing(player.parts(step)) as parts:
+            async for part in parts:
+                forest += part
+                trees += (learnt := await _credited(run, part, clock, store))
+                credited.append((_verdicts(part), run.credit.metrics()))
+                with clock.during("learn"):
+                    await asyncio.to_thread(updates.add, learnt)
+    except BaseException:
+        run.learner.discard()
+        raise
+    forest = player.in_order(forest)
     run.source.observe(forest)
     with clock.during("learn"):
         metrics = await asyncio.to_thread(updates.end)
@@ -85,6 +90,11 @@ async def train_step(
     metrics["rollout_turns"] = sum(turn.sampled_tokens and not turn.partial for turn in acted)
     metrics["environment_steps"], metrics["loop_steps"] = sum(turn.executed for turn in acted), 1
     return metrics | clock.lap(), forest, trees
+
+
+def _verdicts(part: Sequence[TurnTree]) -> int:
+    """What the figures of a part's credit count: its episodes with a verdict, or one where there are none."""
+    return sum(total_reward(leaf) is not None for tree in part for leaf in tree.leaves()) or 1
 
 
 async def _credited(run: Training, part: Sequence[TurnTree], clock: Clock, store: RunStore | None) -> list[TurnTree]:

@@ -28,6 +28,9 @@ class Playing(Stateful, Protocol):
     def parts(self, step: int) -> AsyncGenerator[list[TurnTree], None]:
         """The trees of a step, closed or ended, as they may be learnt: all at once, or those of some tasks before others have ended."""
 
+    def in_order(self, forest: list[TurnTree]) -> list[TurnTree]:
+        """The trees of all parts of a step, in an order that time does not decide where it need not."""
+
     async def pushed(self) -> None:
         """The actor has new weights."""
 
@@ -64,6 +67,9 @@ class BatchByBatch(Stateless):
     async def parts(self, step: int) -> AsyncGenerator[list[TurnTree], None]:
         yield await rollout_of(self.run, self.store, self.clock, step).run(self.run.source.draw(self.run.batch))
 
+    def in_order(self, forest: list[TurnTree]) -> list[TurnTree]:
+        return forest
+
     async def pushed(self) -> None:
         pass
 
@@ -73,6 +79,10 @@ class BatchByBatch(Stateless):
 
 class TaskByTask(BatchByBatch):
     """The same rollout for each step, but a task is handed on as soon as all its trees are complete."""
+
+    def __init__(self, run: Training, store: RunStore | None, clock: Clock) -> None:
+        super().__init__(run, store, clock)
+        self._whole: list[TurnTree] = []  # of the last step
 
     async def parts(self, step: int) -> AsyncGenerator[list[TurnTree], None]:
         starts = self.run.source.draw(self.run.batch)
@@ -84,11 +94,15 @@ class TaskByTask(BatchByBatch):
                 await complete.changed.wait()
                 if part := complete.take():
                     yield part
-            if part := [tree for tree in rollout.result() if tree.id not in complete.taken]:
+            self._whole = rollout.result()
+            if part := [tree for tree in self._whole if tree.id not in complete.taken]:
                 yield part
         finally:
             rollout.cancel()
             await asyncio.gather(rollout, return_exceptions=True)
+
+    def in_order(self, forest: list[TurnTree]) -> list[TurnTree]:
+        return self._whole
 
 
 class _Complete:
@@ -148,6 +162,9 @@ class PlayingAhead:
 
     async def parts(self, step: int) -> AsyncGenerator[list[TurnTree], None]:
         yield await self.forest()
+
+    def in_order(self, forest: list[TurnTree]) -> list[TurnTree]:
+        return forest
 
     async def forest(self) -> list[TurnTree]:
         self._begin()

@@ -90,6 +90,10 @@ class Together:
         taught = set(map(id, weighty))
         return [next(found) if id(packed) in taught else {} for packed in packs]
 
+    def discard(self) -> None:
+        """In this process: what the others do after a failure is theirs, for they may be in the midst of it."""
+        self.learner.discard()
+
     def step(self, pace: float = 1.0) -> Metrics:
         found: Metrics = self._all("_step", (pace,))
         return found

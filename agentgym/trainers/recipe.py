@@ -119,7 +119,7 @@ class WorkersOf(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     number: int | None = Field(default=None, ge=1)  # None: as many as have room
-    cpus: float = Field(default=1.0, ge=0.0001)
+    cpus: float = Field(default=1.0, ge=0.0001, allow_inf_nan=False)
 
 
 class ServersOf(BaseModel):
@@ -127,8 +127,8 @@ class ServersOf(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     number: int | None = Field(default=None, ge=1)  # None: as many as have room
-    cpus: float = Field(default=1.0, ge=0)
-    gpus: float = Field(default=0.0, ge=0)
+    cpus: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    gpus: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     flags: list[str] = []  # of vLLM, which overrule ours
 
 
@@ -167,6 +167,8 @@ class Recipe(BaseModel):
             raise ValueError(f"actor {self.actor.path} needs a sync that brings it weights, such as the one in docs/serving.md")
         if self.servers is not None and self.actor is None:
             raise ValueError("servers are for an actor that asks them: set actor to agentgym.policies.vllm:VllmPolicy")
+        if self.servers is not None and self.actor is not None and "urls" in (self.actor.model_extra or {}):
+            raise ValueError("actor has urls, and servers are to be started for it: leave one of the two out")
         return self
 
     def training(

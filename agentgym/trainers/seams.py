@@ -32,7 +32,9 @@ class Source(Stateful, Protocol):
     """Which task comes next."""
 
     def draw(self, n: int) -> list[Start]: ...
-    def observe(self, trees: Sequence[TurnTree]) -> None: ...
+    def observe(self, trees: Sequence[TurnTree]) -> None:
+        """All trees of a step, once its last was played; ``admit`` may have been asked about each before."""
+
     def admit(self, tree: TurnTree) -> str | None:
         """None: train on it; else why it is dropped."""
 
@@ -101,7 +103,7 @@ class Objective(Protocol):
 
     ``needs`` names heads beyond ``logprobs``, and streams beyond weight. "paths" stands for whole trees in each pack, with
     ``logprobs`` of all their sampled tokens. What nothing gives is refused. An objective may be `Stateful` or `Paced`, and one that wraps
-    another calls it ``objective``.
+    another calls it ``objective``. One that measures a pack, so that it matters what lies in one, says ``apart = False``.
     """
 
     @property
@@ -163,6 +165,9 @@ class Learner(Protocol):
 
     def gradient(self, packs: Sequence[Packed], objective: Objective) -> Tensor:
         """The flat gradient of an objective, to look at: shape (parameters,). Nothing may be accumulated already, nor is after it."""
+
+    def discard(self) -> None:
+        """Forget what was accumulated: the step that it belonged to has failed."""
 
     def step(self, pace: float = 1.0) -> Metrics:
         """Apply what was accumulated, at ``pace`` times the learning rate."""

@@ -126,9 +126,15 @@ class Training:
         name = type(self.schedule).__name__
         if not apart(self.credit):
             raise AgentGymError(
-                f"{name} learns from a task before the others have ended, and {type(self.credit).__name__} looks at them together: use a "
-                "credit that takes tasks by themselves, such as agentgym.trainers.credit.grpo:GRPO"
+                f"{name} learns from a task before the others have ended, and {type(self.credit).__name__} does not say that it takes "
+                "tasks by themselves (apart): use a credit that does, such as agentgym.trainers.credit.grpo:GRPO"
             )
+        for layer in layers(self.objective):
+            if isinstance(layer, Stateful | Paced) or not getattr(layer, "apart", True):
+                raise AgentGymError(
+                    f"{name} packs tasks as they end, and {type(layer).__name__} measures a pack or a batch as a whole: use an objective "
+                    "of single tokens or episodes, such as agentgym.trainers.objectives.clipped:ClippedSurrogate"
+                )
         if not apart(self.divisor):
             raise AgentGymError(
                 f"{name} cannot divide by the size of a batch that is not played yet: set divisor to agentgym.trainers.divisors:Constant"

@@ -55,7 +55,7 @@ class Fleet:
                     await self._changed.wait_for(lambda: len(self.up) >= count or self._refusal is not None)
             except TimeoutError:
                 down = "; ".join(f"{replica.url} ({replica.trouble})" for replica in self.replicas if not replica.up)
-                raise InfrastructureError(f"not up within {patience:g} s: {down}. Start 'agentgym serve-policy' there") from None
+                raise InfrastructureError(f"not up within {patience:g} s: {down}. Is 'agentgym serve-policy' running there?") from None
         if self._refusal is not None:
             raise self._refusal
 
@@ -81,21 +81,17 @@ class Fleet:
     async def _well(self, replica: Replica) -> bool:
         try:
             await replica.find()
+            if not await replica.healthy():
+                replica.trouble = "it does not answer"
+                return False
+            async with self.pushing:
+                await self._check(replica)
+                replica.up = True
         except Lost as error:
             replica.trouble = str(error)
             return False
-        if not await replica.healthy():
-            replica.trouble = "it does not answer"
-            return False
-        async with self.pushing:
-            try:
-                await self._check(replica)
-                replica.up = True
-            except Lost as error:
-                replica.trouble = str(error)
-                return False
-            except Exception as error:  # nobody awaits this task: it reaches who waits for a server
-                self._refusal = error
+        except Exception as error:  # nobody awaits this task: it reaches who waits for a server
+            self._refusal = error
         async with self._changed:
             self._changed.notify_all()
         return True

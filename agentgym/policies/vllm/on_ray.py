@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
-from agentgym.cluster import PING, Share, connect
+from agentgym.cluster import PING, Share, actor_on, connect
 from agentgym.errors import AgentGymError
 from agentgym.policies.vllm.export import servable
 from agentgym.policies.vllm.replica import QUICK, Lost
@@ -25,6 +26,8 @@ class Serving:
     """What a Ray actor is made of: one server, started again where it has ended."""
 
     def __init__(self, model: str, settings: Mapping[str, Any]) -> None:
+        if os.path.isabs(model) and not os.path.exists(model):
+            raise AgentGymError(f"there is no {model} on this machine: servers need the policy's folder where they run")
         self._model, self._settings = model, settings
         self._folder = TemporaryDirectory(prefix="agentgym-")
         self._server: VllmServer | None = None
@@ -43,6 +46,7 @@ class Serving:
     def stop(self) -> None:
         if self._server is not None:
             self._server.stop()
+        self._folder.cleanup()
 
 
 class Served:
@@ -67,29 +71,39 @@ class Served:
 class RayServers:
     """``number`` servers of ``model``, each in a Ray actor of ``cpus`` and ``gpus``, spread over a cluster; or as many as have room.
 
-    ``urls`` are for `agentgym.policies.vllm.client.VllmPolicy`. A server that ends is started again, on another node where its own is
-    gone and another has room, and gets the weights that were pushed last before anything is asked of it. ``model`` and ``settings`` are
-    those of ``agentgym serve-policy``; all machines have the same agentgym and model, and vLLM in the environment whose python
-    ``AGENTGYM_VLLM_PYTHON`` names there. Servers listen at their node's address, and their routes have no password: the cluster's network
-    must be private.
+    ``urls`` are for `agentgym.policies.vllm.client.VllmPolicy`, from the beginning; ``wait``, or the beginning of a ``with``, ends once all
+    servers answer. ``nodes``: those that `agentgym.cluster.connect` chose, where it was asked before. A server that ends is started again,
+    on another node where its own is gone and another has room, and gets the weights that were pushed last before anything is asked of it.
+    ``model`` and ``settings`` are those of ``agentgym serve-policy``; all machines have the same agentgym and model, and vLLM in the
+    environment whose python ``AGENTGYM_VLLM_PYTHON`` names there. Servers listen at their node's address, and their routes have no
+    password: the cluster's network must be private.
 
     Raises `AgentGymError` where there is no cluster, it is too small, or a server does not start.
     """
 
     def __init__(
-        self, model: str, address: str = "auto", number: int | None = None, cpus: float = 1.0, gpus: float = 0.0, **settings: Any
+        self,
+        model: str,
+        address: str = "auto",
+        number: int | None = None,
+        cpus: float = 1.0,
+        gpus: float = 0.0,
+        nodes: Sequence[str] | None = None,
+        **settings: Any,
     ) -> None:
-        (number,) = connect(address, Share("servers", number, cpus, gpus))
-        actor = ray.remote(Serving).options(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, scheduling_strategy="SPREAD")
-        settings = {"cpu": not gpus, **settings}
-        self.urls = [Served(f"server {i}", actor.remote(model, settings)) for i in range(1, number + 1)]
+        share = Share("servers", number, cpus, gpus)
+        nodes = connect(address, share)[0] if nodes is None else nodes
+        model = os.path.abspath(model) if os.path.exists(model) else model  # actors have another working folder
+        actors = [actor_on(node, Serving, share).remote(model, {"cpu": not gpus, **settings}) for node in nodes]
+        self.urls = [Served(f"server {i}", actor) for i, actor in enumerate(actors, 1)]
+        self._starting = {server.actor.url.remote(): server for server in self.urls}
+
+    def __enter__(self) -> Self:
         try:
-            self._wait()
+            self.wait()
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -102,15 +116,16 @@ class RayServers:
         for server in self.urls:
             ray.kill(server.actor)
 
-    def _wait(self) -> None:
-        started = {server.actor.url.remote(): server for server in self.urls}
-        _, missing = ray.wait(list(started), num_returns=len(started), timeout=START)
-        if missing:
-            names = ", ".join(started[one].name for one in missing)
-            raise AgentGymError(f"{names} on Ray did not start in {START:g} s: is vLLM installed there, and has the cluster room?")
-        for answer, server in started.items():
+    def wait(self) -> None:
+        until = time.monotonic() + START
+        while self._starting:
+            answers, _ = ray.wait(list(self._starting), num_returns=1, timeout=max(0.0, until - time.monotonic()))
+            if not answers:
+                names = ", ".join(server.name for server in self._starting.values())
+                raise AgentGymError(f"{names} on Ray did not start in {START:g} s: is vLLM installed there, and has the cluster room?")
+            server = self._starting.pop(answers[0])
             try:
-                ray.get(answer)
+                ray.get(answers[0])
             except RayError as error:
                 raise AgentGymError(f"{server.name} on Ray cannot be started: {_last_line(error)}") from None
 

@@ -123,9 +123,9 @@ class Replica:
         """Ask where it is now, if anybody knows. Raises `Lost` where it is nowhere yet."""
         if isinstance(self._where, str) or (url := await self._where()) == self.url:
             return
-        await self.http.aclose()
-        self.url, self.proved = url, None
+        before, self.url, self.proved = self.http, url, None
         self.http = self._connections()
+        await before.aclose()  # who waits for it asks the new place
 
     def _connections(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
@@ -155,8 +155,10 @@ class Replica:
 
     async def _ask(self, method: str, path: str, form: type[Form], **request: Any) -> Form:
         """Raises `Lost` where it is worth another try, and `AgentGymError` where the server cannot do what is asked."""
+        if (http := self.http).is_closed:
+            raise Lost(f"{self.url}{path}: its connections were given up")
         try:
-            response = await self.http.request(method, path, **request)
+            response = await http.request(method, path, **request)
         except httpx.HTTPError as error:
             raise Lost(f"{self.url}{path}: {type(error).__name__} {error}".strip()) from error
         if response.status_code >= 500 or response.status_code == 429:

@@ -82,6 +82,7 @@ class VllmServer:
 
     def start(self, timeout: float = 600.0) -> Self:
         """Start it and wait until it answers. Raises `AgentGymError` with the end of its log where it dies or takes too long."""
+        self.kill()  # what an ended one has left
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             try:
@@ -91,9 +92,9 @@ class VllmServer:
             except OSError as error:
                 reason = f"{self.command[0]!r} cannot be started ({error.strerror})"
                 raise AgentGymError(f"{reason}: name the python of an environment that has vLLM") from error
-        self._lifeline = _end_with_us(self._process.pid)
         until = time.monotonic() + timeout
         try:
+            self._lifeline = _end_with_us(self._process.pid)
             while not self.healthy():
                 if not self.running():
                     raise AgentGymError(f"vLLM ended as it started, with status {self._process.returncode}. {self._last_words()}")
@@ -135,8 +136,10 @@ class VllmServer:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         if self._lifeline is not None:
-            self._lifeline.kill()
-            self._lifeline.communicate()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._lifeline.pid, signal.SIGKILL)
+            self._lifeline.wait()
+        self._lifeline = None
 
     def _last_words(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()
@@ -146,7 +149,11 @@ class VllmServer:
 
 def _end_with_us(group: int) -> subprocess.Popen[bytes]:
     """Kills a process group as soon as this process is no more, however it ended: a server that nobody asks keeps its memory."""
-    return subprocess.Popen(["sh", "-c", f"read _; kill -KILL -{group}"], stdin=subprocess.PIPE, start_new_session=True)
+    us = os.getpid()
+    lives = f"kill -0 {us} && ! grep -qs '^State:.*Z' /proc/{us}/status"  # one that nobody has waited for is no more, too
+    script = f"while {lives}; do sleep 1; done; kill -KILL -{group}"
+    nowhere = subprocess.DEVNULL
+    return subprocess.Popen(["sh", "-c", script], stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
 
 
 def _free_port(host: str) -> int:

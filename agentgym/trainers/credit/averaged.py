@@ -28,6 +28,7 @@ class Averaged(Around):
     """
 
     adds = frozenset({"old"})
+    apart = False
 
     def __init__(
         self, credit: Credit, beta: float = 0.75, least: float = 0.9, band: float = 1.01, low: float = 0.003, high: float = 0.004,

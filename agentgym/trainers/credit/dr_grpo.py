@@ -12,7 +12,7 @@ from agentgym.trainers.credit.verdicts import alike
 class DrGRPO(GroupCredit):
     """``A = R - mean``: groups that are nearly solved or nearly hopeless do not count for more than others.
 
-    Its other half is a fixed divisor of the loss, `agentgym.trainers.divisors.constant`. Source: Understanding R1-Zero-Like
+    Its other half is a fixed divisor of the loss, `agentgym.trainers.divisors.Constant`. Source: Understanding R1-Zero-Like
     Training: A Critical Perspective, arXiv 2503.20783 [S-code].
     """
 

@@ -37,6 +37,10 @@ class Corrected(Around):
         super().__init__(credit)
         self.rules, self.normalise, self.max_tokens = rules, normalise, max_tokens
 
+    @property
+    def apart(self) -> bool:
+        return self.normalise is None and super().apart
+
     async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None:
         await self.credit.assign(trees, models)
         write_logprobs(trees, "old", models, "learner", self.max_tokens)

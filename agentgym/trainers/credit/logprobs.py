@@ -11,7 +11,7 @@ from torch import Tensor
 from agentgym.errors import AgentGymError
 from agentgym.pack import Floats, Packed, pack
 from agentgym.trainers.credit.streams import Around
-from agentgym.trainers.seams import Credit, apart
+from agentgym.trainers.seams import Credit
 from agentgym.turn import Turn, TurnTree
 
 
@@ -26,10 +26,6 @@ class WithLogprobs(Around):
         super().__init__(credit)
         self.streams, self.max_tokens = streams, max_tokens
         self.adds = frozenset(streams)
-
-    @property
-    def apart(self) -> bool:
-        return apart(self.credit)
 
     async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None:
         await self.credit.assign(trees, models)

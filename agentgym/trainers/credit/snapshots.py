@@ -25,6 +25,7 @@ class Snapshots(Around):
     """
 
     adds = frozenset({"old"})
+    apart = False
 
     def __init__(self, credit: Credit, keep: int = 4, max_tokens: int = 4096) -> None:
         super().__init__(credit)

@@ -10,7 +10,7 @@ import numpy as np
 from agentgym.errors import AgentGymError
 from agentgym.pack import Floats
 from agentgym.store import RunStore
-from agentgym.trainers.seams import Credit, Metrics, State, asked
+from agentgym.trainers.seams import Credit, Metrics, State, apart, asked
 from agentgym.turn import Turn, TurnTree
 
 
@@ -22,7 +22,7 @@ def written(credit: Credit) -> frozenset[str]:
 class Around:
     """What credits have in common that add to what another, ``credit``, writes: its models and its state are theirs.
 
-    ``adds``: the streams that it writes beside those of the other.
+    ``adds``: the streams that it writes beside those of the other. One that looks at the batch as a whole says ``apart = False``.
     """
 
     adds: frozenset[str] = frozenset()
@@ -34,6 +34,10 @@ class Around:
     @property
     def writes(self) -> frozenset[str]:
         return written(self.credit) | self.adds
+
+    @property
+    def apart(self) -> bool:
+        return apart(self.credit)
 
     @property
     def models(self) -> dict[str, Callable[[Any], Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ class BAPO:
     sampler: bool = True
     dual: float | None = None
     needs: frozenset[str] = frozenset({"advantage"})
+    apart: ClassVar[bool] = False
 
     def __call__(self, heads: Heads, packed: Packed) -> tuple[Tensor, Metrics]:
         tokens = Tokens(heads, packed)

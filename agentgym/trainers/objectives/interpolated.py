@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from torch import Tensor
 
+from agentgym.errors import AgentGymError
 from agentgym.pack import Floats, Packed
 from agentgym.trainers.seams import Heads, Metrics, Objective
+
+Form = Literal["log", "linear"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,11 @@ class Interpolated:
     """
 
     objective: Objective
-    form: Literal["log", "linear"] = "log"
+    form: Form = "log"
+
+    def __post_init__(self) -> None:
+        if self.form not in get_args(Form):
+            raise AgentGymError(f"form is {self.form!r}: choose one of {', '.join(get_args(Form))}")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -35,10 +42,13 @@ class Interpolated:
         return self.objective(heads, replace(packed, streams={**packed.streams, "old": old}))
 
 
-def between(sampler: Floats, now: Floats, lag: Floats, form: Literal["log", "linear"]) -> Floats:
+def between(sampler: Floats, now: Floats, lag: Floats, form: Form) -> Floats:
     """Log-probabilities, in nats; all of one shape."""
-    share = 1 / (lag + 1)
+    old: Floats = sampler.copy()
+    late = lag > 0
+    share, sampler, now = 1 / (lag[late] + 1), sampler[late], now[late]
     if form == "log":
-        return share * sampler + (1 - share) * now
-    found: Floats = np.log(share * np.exp(sampler) + (1 - share) * np.exp(now))
-    return found
+        old[late] = share * sampler + (1 - share) * now
+    else:
+        old[late] = np.logaddexp(np.log(share) + sampler, np.log(1 - share) + now)
+    return old
