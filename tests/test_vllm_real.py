@@ -392,6 +392,53 @@ def test_a_server_without_room_for_the_adapter_says_what_it_needs(server, whole,
         asyncio.run(FileAdapters(a_policy(whole), wide).push(Learner(wide)))
 
 
+def test_of_two_servers_one_is_killed_in_mid_request_and_nothing_is_lost(server, lender, model):
+    policy = VllmPolicy([server.url, lender.url], CHAT, patience=120.0, backoff=0.1)
+    sync, learner = FileWeights(policy, model), Learner(model)
+    changed(model)
+    learner.version = 5
+
+    async def go_where_the_prefix_is():
+        for number in range(6):
+            asked = prompt(f"{number}: which country is it? " + "Which one? " * 8)
+            first = await policy.generate(asked, Sampling(1.0, 40, 5))
+            asked.turn.cache = first.cache
+            before = policy.counts["tokens_cached"]
+            assert (await policy.generate(asked, Sampling(1.0, 40, 6))).cache == first.cache
+            assert policy.counts["tokens_cached"] - before >= 32
+            yield first.cache
+
+    async def run():
+        await sync.push(learner)
+        proved = [replica.proved for replica in policy.fleet().replicas]
+        homes = {home async for home in go_where_the_prefix_is()}
+        playing = asyncio.create_task(play(policy, 12))
+        while policy.fleet().replicas[1].asked < 4:
+            await asyncio.sleep(0.01)
+        lender.kill()
+        starting = asyncio.create_task(asyncio.to_thread(lender.start))
+        turns = (await playing)[1]
+        alone = [replica.url for replica in policy.fleet().up]
+        await starting
+        await policy.ready()
+        asked = prompt()
+        asked.turn.cache = lender.url
+        return proved, homes, turns, alone, asked, await policy.generate(asked, Sampling(1.0, 40, 5))
+
+    proved, homes, turns, alone, asked, restored = asyncio.run(run())
+    assert proved == ["step-5", "step-5"]
+    assert homes == {server.url, lender.url}
+    assert len(turns) >= 24
+    assert not [turn.error for turn in turns if turn.error]
+    assert {version for turn in turns for version, _ in turn.versions} == {5}
+    assert gap_of_turns(model, turns) < CLOSE
+    assert alone == [server.url]
+    assert policy.metrics()["vllm_lost"] >= 4
+    assert policy.metrics()["vllm_restored"] == 1
+    assert (restored.cache, restored.versions) == (lender.url, [(5, len(restored.ids))])
+    assert gap(model, asked.ids, restored.ids, restored.logprobs) < CLOSE
+
+
 def test_a_resumed_run_brings_its_servers_the_weights_that_the_checkpoint_holds(server, model):
     learner = Learner(model)
     changed(model)
