@@ -34,6 +34,8 @@ class ADWIN(Around):
     window (among ``sampled_tokens`` already); ``audit_tokens``, which went forward and backward through the learner for the audit.
     """
 
+    gradients = True
+
     def __init__(self, credit: Credit, rho: float = 0.5**0.5, objective: Objective | None = None, max_tokens: int = 4096) -> None:
         if "trained" not in written(credit):
             raise AgentGymError(
