@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from array import array
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -370,12 +371,34 @@ class Rollout:
         if not env.blocking:
             with self.clock.during("environment", alone=True):
                 return function()
-        await watch.wait_for(self._free_threads)
+        try:
+            await watch.wait_for(self._free_threads)
+        except asyncio.CancelledError:
+            env.close()
+            raise
         try:
             with self.clock.during("environment"):
-                return await self._threads.call(function)
+                return await self._call_in_thread(env, function)
         finally:
             self._free_threads.release()
+
+    async def _call_in_thread(self, env: AgentEnv, function: Callable[[], Result]) -> Result:
+        """Where the call is given up, nobody knows of the environment any more: the second of it and its thread closes it."""
+        first = threading.Lock()
+
+        def work() -> Result:
+            try:
+                return function()
+            finally:
+                if not first.acquire(blocking=False):
+                    env.close()
+
+        try:
+            return await self._threads.call(work)
+        except asyncio.CancelledError:
+            if not first.acquire(blocking=False):
+                env.close()
+            raise
 
     def _new_env(self) -> AgentEnv:
         if self._idle_envs:

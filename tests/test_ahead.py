@@ -185,6 +185,33 @@ def test_what_grows_too_old_is_given_up_and_the_record_says_so(tmp_path: Path) -
     assert all(leaf.reward is None for leaf in ends)
 
 
+def test_environments_of_what_is_given_up_are_closed_once_their_threads_are_back() -> None:
+    let_go, given_up, closed = threading.Event(), set[Any](), Counter[Any]()
+
+    class Hanging(Letters):
+        blocking = True
+
+        def act(self, action: Any) -> Any:
+            if self.lineage.path[2] == 0 and self.turn:
+                given_up.add(self)
+                let_go.wait()
+            return super().act(action)
+
+        def close(self) -> None:
+            closed[self] += 1
+
+    run, before = a_run(BoundedStaleness(1)), set(threading.enumerate())
+    run.make_env = Hanging
+    assert played(run, 4)[-1][0]["aborted"] == 1
+    assert given_up
+    assert not given_up & closed.keys()
+    let_go.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=10)
+    assert {closed[env] for env in given_up} == {1}
+    assert {*closed.values()} == {1}
+
+
 def test_a_tree_that_ended_too_late_is_left_out() -> None:
     schedule = BoundedStaleness(1)
     old, new = (TurnTree(str(version), Task("t", "")) for version in (0, 2))

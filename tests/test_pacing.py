@@ -143,6 +143,112 @@ def test_calls_that_hang_are_given_up_and_the_time_of_those_behind_them_does_not
             assert leaf.seconds < 0.5
 
 
+class Closing(Ends):
+    """Its calls last until ``let_go``; ``closed`` has how often each environment was closed, and whether a call was in it."""
+
+    let_go: threading.Event
+    inside: Counter[int]
+    closed: dict[int, list[bool]]
+
+    def __init__(self):
+        super().__init__()
+        self.number = len(self.closed)
+        self.closed[self.number] = []
+
+    def begin(self, task):
+        super().begin(task)
+        if task.answer == "begin":
+            self.wait()
+
+    def act(self, action):
+        self.wait()
+        return super().act(action)
+
+    def wait(self):
+        self.inside[self.number] += 1
+        self.let_go.wait()
+        self.inside[self.number] -= 1
+
+    def close(self):
+        self.closed[self.number].append(self.inside[self.number] > 0)
+
+
+def closing(**more):
+    return type("ClosingNow", (Closing,), {"let_go": threading.Event(), "inside": Counter(), "closed": {}, **more})
+
+
+async def begun(made, count):
+    """Until so many calls are under way."""
+    while sum(made.inside.values()) < count:
+        await asyncio.sleep(0.005)
+
+
+def comes_true(condition):
+    until = time.monotonic() + 10
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.005)
+    return condition()
+
+
+@pytest.mark.parametrize("loop_stays", [True, False])
+def test_what_steps_in_a_thread_as_its_rollout_is_given_up_is_closed_once_the_thread_is_back(monkeypatch, loop_stays):
+    monkeypatch.setattr(rollout, "MOST_THREADS", 3)
+    made, before = closing(), set(threading.enumerate())
+
+    async def main():
+        engine = Rollout(made, Groups(1), {"policy": Scripted([call("end")])}, None, Lineage.of(0))
+        run = asyncio.create_task(engine.run([Start(task) for task in [*tasks(2, "begin"), *tasks(4)]]))
+        await begun(made, 3)
+        await asyncio.sleep(0.05)  # the others begin, or wait for a thread
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+        await asyncio.sleep(0.05)
+        found = dict(made.inside), {number: list(closed) for number, closed in made.closed.items()}
+        if loop_stays:
+            made.let_go.set()
+            while not all(made.closed.values()):
+                await asyncio.sleep(0.005)
+        return found
+
+    inside, closed = asyncio.run(asyncio.wait_for(main(), 10))
+    stepping = {number for number, calls in inside.items() if calls}
+    assert len(stepping) == 3
+    assert closed == {number: [] if number in stepping else [False] for number in closed}
+    assert len(closed) > 3
+    made.let_go.set()
+    assert comes_true(lambda: all(made.closed.values()))
+    all_end(before)
+    assert made.closed == {number: [False] for number in closed}
+
+
+def test_what_is_given_up_between_a_threads_end_and_its_news_is_closed_too():
+    made, before = closing(), set(threading.enumerate())
+
+    async def main():
+        engine = Rollout(made, Groups(1), {"policy": Scripted([call("end")])}, None, Lineage.of(0))
+        run = asyncio.create_task(engine.run([Start(task) for task in tasks(1)]))
+        await begun(made, 1)
+        made.let_go.set()
+        assert comes_true(lambda: not made.inside[0])  # while the loop stands still, it hears of nothing
+        time.sleep(0.05)
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+
+    asyncio.run(main())
+    all_end(before)
+    assert made.closed == {0: [False]}
+
+
+def test_an_environment_whose_time_was_over_is_closed_once_its_thread_is_back():
+    made, before = closing(), set(threading.enumerate())
+    (tree,) = play(tasks(1), made, seconds=0.1)
+    assert tree.leaves()[0].outcome is Outcome.TIMEOUT
+    assert made.closed == {0: []}
+    made.let_go.set()
+    all_end(before)
+    assert made.closed == {0: [False]}
+
+
 def test_the_event_loop_is_seen_to_between_turns(monkeypatch):
     """Between the first turn and the last of many that are ready at once, other tasks run."""
     monkeypatch.setattr(rollout, "MOST_IN_A_ROUND", 16)  # few, so that other waits of the engine do not make up as many rounds

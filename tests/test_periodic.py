@@ -36,6 +36,7 @@ from agentgym.trainers.credit.rloo import RLOO
 from agentgym.trainers.credit.tree_grpo import TreeGRPO
 from agentgym.trainers.credit.treepo import TreePO
 from agentgym.trainers.divisors import Constant, token_mean
+from agentgym.trainers.figures import means
 from agentgym.trainers.learner import TorchLearner
 from agentgym.trainers.loop import train, train_step
 from agentgym.trainers.objectives.bapo import BAPO
@@ -47,7 +48,6 @@ from agentgym.trainers.playing import playing
 from agentgym.trainers.schedules.periodic import Periodic
 from agentgym.trainers.schedules.synchronous import Synchronous
 from agentgym.trainers.sources.repeated import Repeated
-from agentgym.trainers.updates import means
 from agentgym.turn import TurnTree
 
 TASKS = 5
@@ -207,6 +207,7 @@ def test_where_learning_fails_nothing_is_played_on_and_no_gradient_is_left() -> 
     async def fail() -> int:
         with pytest.raises(AgentGymError, match="no room"):
             await train(run, 1)
+        await asyncio.sleep(0.05)  # what was cancelled comes to its end
         return len(asyncio.all_tasks())
 
     assert asyncio.run(fail()) == 1

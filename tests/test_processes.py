@@ -83,6 +83,16 @@ def test_shards_of_adapters_on_a_base_of_another_precision_learn_as_one(two: Any
     assert all(weight.dtype == torch.float32 for weight in found["weights"].values())
 
 
+def test_who_looks_at_whole_gradients_is_refused_with_shards_before_the_first_step(two: Any) -> None:
+    assert set(two[0][False]["refused"].values()) == {""}
+    said = two[0][True]["refused"]
+    reason = "would look at whole gradients, of which a sharded learner leaves each process a part: train without learner.sharded"
+    assert said["none"] == ""
+    assert said["objective"] == f"ClippedSurrogate {reason}"
+    assert said["credit"] == f"ADWIN {reason}"
+    assert said["both"] == f"ClippedSurrogate and ADWIN {reason}"
+
+
 RECIPE = """
 env: {id: agentgym/Search-v0}
 steps: 1

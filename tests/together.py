@@ -6,6 +6,7 @@ import copy
 import os
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,23 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from forests import random_model, random_tree
+from resumable_run import Letters
 
+from agentgym.errors import AgentGymError
+from agentgym.expand import Groups
 from agentgym.pack import Packed
 from agentgym.policies.adapters import adapt
+from agentgym.trainers.credit.adwin import ADWIN
+from agentgym.trainers.credit.grpo import GRPO
+from agentgym.trainers.credit.logprobs import WithLogprobs
 from agentgym.trainers.divisors import token_mean
 from agentgym.trainers.learner import TorchLearner
 from agentgym.trainers.objectives.clipped import ClippedSurrogate
 from agentgym.trainers.objectives.gspo import GSPO
 from agentgym.trainers.packing import ByTree, ByWholeTree
 from agentgym.trainers.processes import Together, shard
+from agentgym.trainers.sources.uniform import Uniform
+from agentgym.trainers.training import Training
 from agentgym.turn import TurnTree
 
 MOST = (10**6, 30)  # tokens to a pack: one pack, and many
@@ -68,7 +77,7 @@ def play(rank: int, sharded: bool) -> dict[str, Any]:
     if rank:
         together.follow()
         return {} if sharded else found(learner)
-    report: dict[str, Any] = {"packs": [len(packs) for packs, _ in updates()]}
+    report: dict[str, Any] = {"packs": [len(packs) for packs, _ in updates()], "refused": refusals(together)}
     begin = copy.deepcopy(together.state_dict()["model"])
     report["metrics"], report["once"] = learn(together), found(together)
     report["weights"] = copy.deepcopy(together.weights())
@@ -88,6 +97,28 @@ def adapted(sharded: bool) -> TorchLearner:
     if sharded:
         shard(model, "cpu")
     return TorchLearner(model, 1e-2, checkpointing=True, accelerator=Accelerator(cpu=True))
+
+
+def said_of(learner: Any, credit: Any = None, objective: Any = None) -> str:
+    """What a training of these says before its first step."""
+    seams = {"source": Uniform(Letters().tasks("train")), "expander": Groups(2), "credit": credit or GRPO()}
+    about: Any = {"make_env": Letters, "actor": None, "chat": None, "sync": None, **seams}
+    try:
+        Training(learner=learner, objective=objective or ClippedSurrogate(), **about)
+    except AgentGymError as error:
+        return str(error)
+    return ""
+
+
+def refusals(learner: Any) -> dict[str, str]:
+    norms = ClippedSurrogate(needs=frozenset({"gradient_norms"}))
+    audited = WithLogprobs(ADWIN(SimpleNamespace(writes={"advantage", "trained"})), {})
+    return {
+        "none": said_of(learner),
+        "objective": said_of(learner, objective=norms),
+        "credit": said_of(learner, credit=audited),
+        "both": said_of(learner, audited, norms),
+    }
 
 
 def play_adapted(rank: int) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Fake:
         self.log = [] if log is None else log
         self.samplings: list[dict[str, Any]] = []
         self.version, self.paused = "default", False
+        self.adapters: dict[str, str] = {}  # where each lies
         self.busy = self.busiest = 0
         self.work = 0.0  # seconds for each sampling
         self.lock, self.closing = threading.Lock(), threading.Event()
@@ -85,10 +86,27 @@ class Fake:
             return 200, {"weight_version": self.version}
         if path == "/is_paused":
             return 200, {"is_paused": self.paused}
+        if path == "/v1/models":
+            status, found = self.told("models")
+            lent = [{"id": name, "parent": "policy", "max_model_len": None} for name in self.adapters]
+            return status, {**found, "data": [*found["data"], *lent]}
+        if path.endswith("load_lora_adapter"):
+            return self.lend(path, body)
         if path in ("/finish_weight_update", "/update_weight_version"):
             self.version = body.get("weight_version") or body["new_version"]
         self.paused = path == "/pause" or (self.paused and path != "/resume")
         return self.told(ROUTES.get(path, "no such route"))
+
+    def lend(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        name = body["lora_name"]
+        if path == "/v1/load_lora_adapter":
+            if name in self.adapters:
+                return 400, {"error": {"message": f"The lora adapter '{name}' has already been loaded. If you want to load the adapter"}}
+            self.adapters[name] = body["lora_path"]
+            return 200, f"Success: LoRA adapter '{name}' added successfully.".encode()
+        if self.adapters.pop(name, None) is None:
+            return 404, {"error": {"message": f"The lora adapter '{name}' cannot be found."}}
+        return 200, f"Success: LoRA adapter '{name}' removed successfully.".encode()
 
     def told(self, what: Any) -> tuple[int, Any]:
         if isinstance(what, int):
@@ -98,10 +116,12 @@ class Fake:
     def sample(self, body: dict[str, Any]) -> tuple[int, Any] | None:
         while self.paused and not self.closing.wait(0.01):
             pass
-        sampling = body["sampling_params"]
+        sampling, model = body["sampling_params"], body["model"]
+        if model not in ("policy", *self.adapters):
+            return 404, {"error": {"message": f"The model `{model}` does not exist. Valid aliases: policy."}}
         if sampling["max_tokens"] == 1:  # a probe, or something to score
             top = sampling.get("prompt_logprobs")
-            return self.named("out of vocabulary" if body["token_ids"][0] >= 576 else "scores" if not top else f"scores top {top}")
+            return self.named("out of vocabulary" if body["token_ids"][0] >= 576 else f"scores top {top}" if top else "scores", model)
         with self.lock:
             self.busy += 1
             self.busiest = max(self.busiest, self.busy)
@@ -114,12 +134,12 @@ class Fake:
             return None
         if isinstance(fault, dict | bytes):
             return 200, fault
-        return self.named("sample" if isinstance(fault, float) else fault)
+        return self.named("sample" if isinstance(fault, float) else fault, model)
 
-    def named(self, what: Any) -> tuple[int, Any]:
-        """With the version of the weights that it has now in the place of the recorded server's."""
+    def named(self, what: Any, model: str) -> tuple[int, Any]:
+        """With the version of the weights that it has now, and the name that was asked for, in the place of the recorded server's."""
         status, answer = self.told(what)
-        answer = json.loads(json.dumps(answer))
+        answer = {**json.loads(json.dumps(answer)), "model": model}
         for span in answer["choices"][0]["weight_versions"] if status == 200 else ():
             if span["version"] == "default":
                 span["version"] = self.version

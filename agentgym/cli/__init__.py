@@ -198,12 +198,13 @@ def serve_policy(
     name: Annotated[str, typer.Option(help="What requests call the model.")] = "policy",
     cpu: Annotated[bool, typer.Option(help="In float32 on processors, or as vLLM finds best on a GPU.")] = True,
     weights: Annotated[bool, typer.Option(help="A training may bring new ones; see docs/serving.md.")] = True,
+    lora: Annotated[Optional[int], typer.Option(help="A training may bring adapters, of this rank at most.")] = None,  # noqa: UP045
     log: Path = Path("vllm.log"),
 ) -> None:
     """Serve a policy on vLLM, with what token-exact rollouts need, and start it again if it dies."""
     from agentgym.cli.serving import run
 
-    run(model, log, flags or [], python=python, host=host, port=port, name=name, cpu=cpu, weights=weights)
+    run(model, log, flags or [], python=python, host=host, port=port, name=name, cpu=cpu, weights=weights, lora=lora)
 
 
 @app.command()

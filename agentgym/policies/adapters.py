@@ -8,6 +8,8 @@ from torch import Tensor
 
 from agentgym.errors import MissingExtra
 
+ADAPTER = "default"  # peft's name for the only adapter of a model
+
 
 def adapt(model: Any, rank: int, alpha: int, seed: int = 0) -> None:
     """Add adapters of ``rank``, scaled by ``alpha / rank``, to every linear layer but the output; they alone train from here on.
@@ -22,7 +24,7 @@ def adapt(model: Any, rank: int, alpha: int, seed: int = 0) -> None:
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear"), model)
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear"), model, ADAPTER)
 
 
 def merged(model: Any) -> dict[str, Tensor]:

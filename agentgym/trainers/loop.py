@@ -9,15 +9,15 @@ from functools import partial
 from typing import Any
 
 from agentgym.clock import Clock
-from agentgym.outcome import Outcome
 from agentgym.store import RunStore
 from agentgym.trainers.credit.streams import check_streams, log_advantages
+from agentgym.trainers.figures import counts, means, verdicts
 from agentgym.trainers.logs import log_step
 from agentgym.trainers.playing import Playing, playing
 from agentgym.trainers.seams import Metrics, Stateful
 from agentgym.trainers.training import Training
-from agentgym.trainers.updates import Updates, means
-from agentgym.turn import TurnTree, total_reward
+from agentgym.trainers.updates import Updates
+from agentgym.turn import TurnTree
 
 Done = Callable[[int, Metrics, Sequence[TurnTree]], Any]
 
@@ -65,7 +65,7 @@ async def train_step(
             async for part in parts:
                 forest += part
                 trees += (learnt := await _credited(run, part, clock, store))
-                credited.append((_verdicts(part), run.credit.metrics()))
+                credited.append((verdicts(part), run.credit.metrics()))
                 with clock.during("learn"):
                     await asyncio.to_thread(updates.add, learnt)
     except BaseException:
@@ -83,18 +83,7 @@ async def train_step(
         metrics.update(await run.hook.after_step(run, step + 1))
     for name, plugin in {**run.plugins(), "playing": player}.items():
         metrics.update(means(credited) if name == "credit" else plugin.metrics())
-    leaves = [leaf for tree in forest for leaf in tree.leaves() if leaf.outcome is not Outcome.CANCELLED]
-    metrics["lost"], metrics["episodes"] = sum(leaf.reward is None for leaf in leaves), len(leaves)
-    acted = [turn for tree in forest for turn in tree.turns if turn.author != "env"]
-    metrics["sampled_tokens"] = sum(turn.sampled_tokens for turn in acted)
-    metrics["rollout_turns"] = sum(turn.sampled_tokens and not turn.partial for turn in acted)
-    metrics["environment_steps"], metrics["loop_steps"] = sum(turn.executed for turn in acted), 1
-    return metrics | clock.lap(), forest, trees
-
-
-def _verdicts(part: Sequence[TurnTree]) -> int:
-    """What the figures of a part's credit count: its episodes with a verdict, or one where there are none."""
-    return sum(total_reward(leaf) is not None for tree in part for leaf in tree.leaves()) or 1
+    return metrics | counts(forest) | clock.lap(), forest, trees
 
 
 async def _credited(run: Training, part: Sequence[TurnTree], clock: Clock, store: RunStore | None) -> list[TurnTree]:

@@ -52,7 +52,8 @@ class Credit(Stateful, Protocol):
 
     ``trained`` says how much each token counts; where it is not written, those count that the policy sampled in episodes with a
     verdict. ``models`` has the training's own, the learner as "learner" and the chat format as "chat". One that can be asked about each
-    task's trees by themselves, and then writes what it would have written on the whole batch, says ``apart = True``.
+    task's trees by themselves, and then writes what it would have written on the whole batch, says ``apart = True``; one that asks the
+    learner for a ``gradient`` says ``gradients = True``.
     """
 
     async def assign(self, trees: Sequence[TurnTree], models: Mapping[str, Any]) -> None: ...
@@ -78,6 +79,14 @@ def given(name: str) -> Callable[[Any], Any]:
 def apart(plugin: Any) -> bool:
     """Whether a credit, a divisor or an expander says of itself that what it does with one task's trees hangs on no other's."""
     return bool(getattr(plugin, "apart", False))
+
+
+def stacked(credit: Credit) -> Iterator[Credit]:
+    """A credit and those that it adds to, outermost first."""
+    layer: Credit | None = credit
+    while layer is not None:
+        yield layer
+        layer = getattr(layer, "credit", None)
 
 
 class Heads(Protocol):

@@ -37,6 +37,7 @@ from agentgym.trainers.seams import (
     apart,
     asked,
     layers,
+    stacked,
 )
 
 
@@ -75,6 +76,8 @@ class Training:
                 f"{name} couples the tokens of whole episodes, which {type(self.packing).__name__} may cut: "
                 "set packing to agentgym.trainers.packing:ByWholeTree"
             )
+        if isinstance(self.learner, Together) and self.learner.sharded:
+            self._refuse_what_looks_at_gradients()
         if unknown := needs - self.learner.heads - written(self.credit):
             raise AgentGymError(
                 f"{name} needs {', '.join(sorted(unknown))}, which neither {type(self.credit).__name__} writes nor "
@@ -107,6 +110,16 @@ class Training:
                     f"{type(plugin).__name__} needs {' and '.join(map(repr, missing))} among the models of the training: pass "
                     "models={name: make(model) for name, make in asked(source, expander, credit).items()}, and any teachers beside them"
                 )
+
+    def _refuse_what_looks_at_gradients(self) -> None:
+        """Each process has a part of them."""
+        objectives = [self.objective] if "gradient_norms" in self.objective.needs else []
+        credits = [credit for credit in stacked(self.credit) if getattr(credit, "gradients", False)]
+        if looking := [type(plugin).__name__ for plugin in (*objectives, *credits)]:
+            raise AgentGymError(
+                f"{' and '.join(looking)} would look at whole gradients, of which a sharded learner leaves each process a part: "
+                "train without learner.sharded"
+            )
 
     def _refuse_what_shares(self) -> None:
         """Several rollouts are played at once, and go on while weights change."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from agentgym.seeds import Lineage
 from agentgym.trainers.credit.streams import teaches
+from agentgym.trainers.figures import means
 from agentgym.trainers.seams import Metrics, pace
 from agentgym.trainers.training import Training
 from agentgym.turn import TurnTree
@@ -44,17 +44,3 @@ class Updates:
         totals = {"loss": sum(metrics.pop("loss", 0.0) for metrics in self._packs), "packed_tokens": float(self._tokens)}
         self._found += [*self._packs, totals, self.run.learner.step(pace(self.run.objective))]
         self._packs, self._tokens = [], 0
-
-
-def means(weighted: Iterable[tuple[float, Metrics]]) -> Metrics:
-    """Of each figure, over those that have it. One that is not a number counts only where no other is there."""
-    found: dict[str, list[tuple[float, float]]] = {}
-    for weight, metrics in weighted:
-        for name, value in metrics.items():
-            found.setdefault(name, []).append((weight, value))
-    return {name: _mean([pair for pair in pairs if not math.isnan(pair[1])]) for name, pairs in found.items()}
-
-
-def _mean(pairs: Sequence[tuple[float, float]]) -> float:
-    total = sum(weight for weight, _ in pairs)
-    return sum(weight * value for weight, value in pairs) / total if total else math.nan

@@ -18,7 +18,7 @@ from agentgym.policy import Finish, Generation, Prompt, Sampling, Scores
 GENERATE = "/inference/v1/generate"
 PROBE = "Übung 12. Which airport lies in São Tomé?"
 UNNAMED = "default"  # what vLLM calls the weights that it was started with
-_STEP = re.compile(r"step-(\d+)")
+_STEP = re.compile(r"step-(\d+)(-[0-9a-f]+)?")
 
 Result = TypeVar("Result")
 
@@ -60,7 +60,9 @@ class VllmPolicy:
             raise AgentGymError(f"VllmPolicy needs width >= 1, retries >= 0, and patience, timeout and backoff > 0, not {wrong}")
         self.chat, self.model, self.rows = chat, model, rows
         self.width, self.retries, self.patience, self.timeout, self.backoff = width, retries, patience, timeout, backoff
-        self.pushed: str | None = None  # the version that every replica must have
+        self.pushed: str | None = None  # the weights, or the adapter, that every replica must have
+        self.adapters = False  # what is pushed is an adapter, and requests name it
+        self.under_way: Counter[str] = Counter()  # requests, by the name that they ask for
         self.bring: Callable[[Replica], Awaitable[None]] | None = None  # gives a replica what was pushed last
         self.counts: Counter[str] = Counter()
         self._fleet: tuple[asyncio.AbstractEventLoop, Fleet] | None = None
@@ -75,8 +77,7 @@ class VllmPolicy:
             if room < 1:
                 raise AgentGymError(f"a context of {len(ids)} tokens fills the server's {replica.length}: lower Limits(tokens=…)")
             body = self._body(ids, max_tokens=min(sampling.max_tokens, room), temperature=sampling.temperature, seed=sampling.seed)
-            answer = await replica.post(GENERATE, Answer, body)
-            generation = self._read(answer, replica)
+            generation = self._read(answer := await self._ask(replica, body), replica)
             self.counts["tokens_read"] += len(ids)
             if (details := answer.usage.prompt_tokens_details) is not None:
                 self.counts["tokens_cached"] += details.cached_tokens or 0
@@ -91,15 +92,18 @@ class VllmPolicy:
         """
         return await self._somewhere(str(hash(tuple(ids))), None, lambda replica: self.score_at(replica, ids, topk=topk, hint=hint))
 
-    async def score_at(self, replica: Replica, ids: list[int], *, topk: int = 0, hint: list[int] | None = None) -> Scores:
-        """As `score`, of one server."""
+    async def score_at(
+        self, replica: Replica, ids: list[int], *, topk: int = 0, hint: list[int] | None = None, model: str | None = None
+    ) -> Scores:
+        """As `score`, of one server, or of another ``model`` that it has."""
         context = [*(hint or ()), *ids]
         if replica.length <= len(context):
             raise AgentGymError(f"{len(context)} tokens are to be scored, and one made: the server has room for {replica.length}")
-        answer = await replica.post(GENERATE, Answer, self._body(context, max_tokens=1, prompt_logprobs=topk))
+        body = self._body(context, max_tokens=1, prompt_logprobs=topk)
+        answer = await self._ask(replica, {**body, "model": model or body["model"]})
         places = answer.prompt_logprobs
         for choice in answer.choices:
-            self._versions(choice, replica)
+            self._versions(choice, answer.model, replica)
         if places is None or len(places) != len(context) or None in places[1:]:
             raise Lost(f"{replica.url} scored other tokens than the {len(context)} that it was sent")
         return _scores(ids, cast(list[dict[int, Likelihood]], [places[0] or {}, *places[1:]])[-len(ids) :], topk, replica)
@@ -151,11 +155,22 @@ class VllmPolicy:
                 replica.asked -= 1
         raise InfrastructureError(f"{reason}, after {self.retries + 1} tries")
 
+    async def _ask(self, replica: Replica, body: dict[str, Any]) -> Answer:
+        name = body["model"]
+        self.under_way[name] += 1
+        try:
+            answer = await replica.post(GENERATE, Answer, body)
+        finally:
+            self.under_way[name] -= 1
+        if answer.model != name:
+            raise Lost(f"{replica.url} answers with {answer.model!r}, and was asked for {name!r}")
+        return answer
+
     def _body(self, ids: list[int], **sampling: Any) -> dict[str, Any]:
         """All that vLLM would otherwise choose for itself is said. It stops at the chat format's tokens and no others."""
         params = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "n": 1, "logprobs": 0, "detokenize": False, "ignore_eos": True}
         return {
-            "model": self.model,
+            "model": self.pushed if self.adapters and self.pushed else self.model,
             "token_ids": ids,
             "sampling_params": {**params, "stop_token_ids": sorted(self.chat.stop_ids), **sampling},
         }
@@ -172,13 +187,15 @@ class VllmPolicy:
         if len(logprobs) != len(choice.token_ids):
             raise Lost(f"{replica.url} gave {len(logprobs)} log-probabilities for {len(choice.token_ids)} tokens")
         finish: Finish = "stop" if choice.finish_reason == "stop" else "length"
-        return Generation(choice.token_ids, logprobs, self._versions(choice, replica), finish, cache=replica.url)
+        return Generation(choice.token_ids, logprobs, self._versions(choice, answer.model, replica), finish, cache=replica.url)
 
-    def _versions(self, choice: Choice, replica: Replica) -> list[tuple[int, int]]:
+    def _versions(self, choice: Choice, model: str, replica: Replica) -> list[tuple[int, int]]:
         spans = choice.weight_versions or [Span(version=UNNAMED, start=0, end=len(choice.token_ids))]
         places = [place for span in spans for place in range(span.start, span.end)]
         if places != list(range(len(choice.token_ids))):
             raise Lost(f"{replica.url} gave weight versions that do not cover its {len(choice.token_ids)} tokens")
+        if self.adapters:
+            return [(version_number(model), len(choice.token_ids))]
         if self.pushed is not None and any(_STEP.fullmatch(span.version) is None for span in spans):
             self.counts["stale"] += 1
             raise Lost(f"{replica.url} answers with weights {spans[-1].version!r}, and {self.pushed!r} were pushed: was it restarted?")
@@ -187,15 +204,16 @@ class VllmPolicy:
     async def _check(self, replica: Replica) -> None:
         """Whether it serves the model of the chat format, with the weights that were pushed. If it has others, they are brought."""
         served = {model.id: model.max_model_len for model in (await replica.get("/v1/models", Models)).data}
-        if self.model not in served:
+        if (length := served.get(self.model)) is None:
             raise AgentGymError(f"{replica.url} serves {', '.join(served) or 'no model'}, not {self.model!r}: name one of its models")
-        replica.length = served[self.model]
+        replica.length = length
         await self._check_tokens(replica)
         paused = await replica.paused()
         if paused and self.bring is None:
             raise AgentGymError(f"{replica.url} is paused: another run brings it weights, or one was killed as it did. Start it anew")
         if self.pushed is not None and self.bring is not None:
-            if paused or replica.proved != self.pushed or await replica.weight_version() != self.pushed:
+            has = self.pushed in served if self.adapters else await replica.weight_version() == self.pushed
+            if paused or replica.proved != self.pushed or not has:
                 await self.bring(replica)
                 self.counts["restored"] += 1
         elif paused:
@@ -246,7 +264,7 @@ def chat_of(name: str) -> Chat:
 
 
 def version_number(name: str) -> int:
-    """Of ``step-17``: 17. Weights that nobody pushed are version 0."""
+    """Of ``step-17``, or of an adapter ``step-17-3f9a``: 17. Weights that nobody pushed are version 0."""
     found = _STEP.fullmatch(name)
     return int(found[1]) if found else 0
 

@@ -10,7 +10,7 @@ from typing import Any
 from agentgym.chat import Chat
 from agentgym.errors import AgentGymError
 from agentgym.policies import tiny
-from agentgym.policies.adapters import merged
+from agentgym.policies.adapters import ADAPTER, merged
 
 HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # the head sizes of vLLM's attention on CPU
 
@@ -35,17 +35,17 @@ def save_served(model: Any, chat: Chat, folder: Path) -> None:
     config.tie_word_embeddings = False  # vLLM on CPU keeps a packed copy of a tied embedding, which no update reaches
     config.dtype = next(model.parameters()).dtype
     config.save_pretrained(folder)
-    write_weights(model, folder)
+    write_weights(served_weights(model), folder / "model.safetensors")
     _save_tokenizer(chat.tokenizer, folder)
 
 
-def write_weights(model: Any, folder: Path) -> Path:
+def write_weights(weights: dict[str, Any], path: Path) -> None:
     """The file that vLLM reads, complete or not there at all."""
     from safetensors.torch import save_file
 
-    partial, path = folder / "model.partial", folder / "model.safetensors"
-    save_file(served_weights(model), partial, metadata={"format": "pt"})
-    return partial.replace(path)
+    partial = path.with_suffix(".partial")
+    save_file(weights, partial, metadata={"format": "pt"})
+    partial.replace(path)
 
 
 def served_weights(model: Any) -> dict[str, Any]:
@@ -58,6 +58,16 @@ def served_weights(model: Any) -> dict[str, Any]:
     if new != old:
         weights = {name: _widened(name, weight, old, new) for name, weight in weights.items()}
     return {name: weight.cpu().contiguous() for name, weight in weights.items()}
+
+
+def served_adapter(model: Any) -> dict[str, Any]:
+    """The factors that `agentgym.policies.adapters.adapt` added, by the names of peft's files, with heads as wide as vLLM has them."""
+    config = model.config.get_text_config()
+    old, new = _head(config), served_head(config)
+    weights = {name: weight.detach() for name, weight in model.named_parameters() if ".lora_" in name}
+    if new != old:
+        weights = {name: _widened_factor(name, weight, old, new) for name, weight in weights.items()}
+    return {f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": weight.cpu().contiguous() for name, weight in weights.items()}
 
 
 def served_head(config: Any) -> int:
@@ -97,6 +107,13 @@ def _widened(name: str, weight: Any, old: int, new: int) -> Any:
             return _spread(weight.T, old, new, rotary=False).T
         case _:
             return weight
+
+
+def _widened_factor(name: str, weight: Any, old: int, new: int) -> Any:
+    """What widens the product B A widens its factor at the heads: B, and of the projection from the heads A."""
+    layer, _, factor = name.partition(".lora_")
+    at_heads = "A" if layer.endswith("o_proj") else "B"
+    return _widened(f"{layer}.weight", weight, old, new) if factor.startswith(at_heads) else weight
 
 
 def _spread(weight: Any, old: int, new: int, *, rotary: bool) -> Any:

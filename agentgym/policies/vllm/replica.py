@@ -20,6 +20,7 @@ NEEDS = {
     "/pause": "VLLM_SERVER_DEV_MODE=1",
     "/init_weight_transfer_engine": "VLLM_SERVER_DEV_MODE=1",
     "/collective_rpc": "VLLM_SERVER_DEV_MODE=1",
+    "/v1/load_lora_adapter": "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1",
 }
 Form = TypeVar("Form", bound=BaseModel)
 
@@ -30,7 +31,7 @@ class Lost(InfrastructureError):
 
 class Model(BaseModel):
     id: str
-    max_model_len: int
+    max_model_len: int | None  # an adapter has none of its own
 
 
 class Models(BaseModel):
@@ -83,13 +84,14 @@ class Usage(BaseModel):
 class Answer(BaseModel):
     """The part of an answer of ``/inference/v1/generate`` that we read."""
 
+    model: str
     choices: list[Choice]
     usage: Usage = Usage()
     prompt_logprobs: list[dict[int, Likelihood] | None] | None = None
 
 
 class Anything(BaseModel):
-    pass
+    """An answer that is not looked at."""
 
 
 Where = str | Callable[[], Awaitable[str]]  # an address, or who says what it is now; its text is the server's name
@@ -163,11 +165,15 @@ class Replica:
             raise Lost(f"{self.url}{path}: {type(error).__name__} {error}".strip()) from error
         if response.status_code >= 500 or response.status_code == 429:
             raise Lost(f"{self.url}{path}: status {response.status_code}, {_message(response)}")
-        if response.status_code in (403, 404) and "model" not in _message(response):
+        if response.status_code == 404 and "does not exist" in _message(response):
+            raise Lost(f"{self.url}{path}: {_message(response)} Was it restarted?")
+        if response.status_code in (403, 404) and not any(word in _message(response) for word in ("model", "adapter")):
             needs = f", and start it with {NEEDS[path]}, as 'agentgym serve-policy' does" if path in NEEDS else ""
             raise AgentGymError(f"{self.url} has no {path} (it is {await self._version()}): use vLLM {KNOWN}{needs}")
         if response.status_code != 200:
             raise InfrastructureError(f"{self.url}{path}: status {response.status_code}, {_message(response)}")
+        if form is Anything:
+            return form()
         try:
             return form.model_validate_json(response.content or b"{}")
         except ValidationError as error:

@@ -35,15 +35,17 @@ FLAGS = (
     "--disable-uvicorn-access-log",
 )
 BACKEND = '{"backend": "agentgym-files"}'  # of the plugin in ``plugin/``
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of the adapters that vLLM has room for
+ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FLAGS_CPU = ("--enforce-eager", "--dtype=float32", "--block-size=32", "--kv-cache-memory-bytes=268435456", "--max-num-seqs=64")
 
 
 class VllmServer:
     """One server. ``python`` is that of an environment with vLLM in it; ``command`` stands in its place, as in ``("vllm", "serve")``.
 
-    With ``weights`` it can be brought new ones, for which our plugin must be installed beside vLLM; ``cpu`` adds what float32 on
-    processors needs. ``flags`` come last and so overrule ours. What it says goes to ``log``. The routes by which weights come have no
-    authentication: ``host`` is this machine's own, or one on a private network.
+    With ``weights`` it can be brought new ones, for which our plugin must be installed beside vLLM, and with ``lora`` adapters of that
+    rank at most; ``cpu`` adds what float32 on processors needs. ``flags`` come last and so overrule ours. What it says goes to ``log``.
+    The routes by which weights come have no authentication: ``host`` is this machine's own, or one on a private network.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class VllmServer:
         name: str = "policy",
         cpu: bool = True,
         weights: bool = True,
+        lora: int | None = None,
         max_model_len: int | None = None,
         flags: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
@@ -69,7 +72,8 @@ class VllmServer:
         start = [*command, str(model)] if command else [python, "-m", MODULE, f"--model={model}"]
         served = [f"--served-model-name={name}", f"--host={host}", f"--port={self.port}"]
         transfer = [f"--weight-transfer-config={BACKEND}"] if weights else []
-        self.command = [*start, *served, *FLAGS, *(FLAGS_CPU if cpu else ()), *transfer, *length, *flags]
+        adapters = [] if lora is None else _room_for_adapters(lora)
+        self.command = [*start, *served, *FLAGS, *(FLAGS_CPU if cpu else ()), *transfer, *adapters, *length, *flags]
         self.environment = {**ENVIRONMENT, **(ENVIRONMENT_CPU if cpu else {}), **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline: subprocess.Popen[bytes] | None = None
@@ -154,6 +158,18 @@ def _end_with_us(group: int) -> subprocess.Popen[bytes]:
     script = f"while {lives}; do sleep 1; done; kill -KILL -{group}"
     nowhere = subprocess.DEVNULL
     return subprocess.Popen(["sh", "-c", script], stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
+
+
+def _room_for_adapters(rank: int) -> list[str]:
+    """For two at once: the last, and the one before, with which some requests are still under way.
+
+    Not for the output, to which vLLM would else add the adapter's part, even if it has none; on CPU this ends the engine as soon as it
+    scores a prompt beside another request.
+    """
+    room = next((size for size in RANKS if size >= rank), None)
+    if rank < 1 or room is None:
+        raise AgentGymError(f"vLLM has room for adapters of rank 1 to {RANKS[-1]}, not {rank}")
+    return ["--enable-lora", f"--max-lora-rank={room}", "--max-loras=2", "--lora-target-modules", *ADAPTED]
 
 
 def _free_port(host: str) -> int:

@@ -13,12 +13,13 @@ import numpy as np
 from agentgym.errors import AgentGymError
 from agentgym.policies.sync import HALF_TOLERANCE, TOLERANCE, Canary, Teaches
 from agentgym.policies.vllm.client import VllmPolicy, version_number
-from agentgym.policies.vllm.export import write_weights
+from agentgym.policies.vllm.export import served_weights, write_weights
 from agentgym.policies.vllm.replica import Anything, Lost, Replica
 from agentgym.policies.vllm.server import BACKEND
 
 SHARED_MEMORY = Path("/dev/shm")
 Route = Callable[[Replica, Path, str], Awaitable[None]]
+Phase = Callable[[Replica], Awaitable[None]]
 
 
 class FileWeights:
@@ -40,6 +41,7 @@ class FileWeights:
         self.tolerance, self.route = tolerance, route or by_transfer
         self._temporary = tempfile.TemporaryDirectory(prefix="agentgym-", dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None)
         self.folder = folder or Path(self._temporary.name)
+        self._name = ""  # of what is in the folder, for the servers
         self._canary: Canary | None = None
         self._gap = 0.0
         self._half = False
@@ -51,10 +53,11 @@ class FileWeights:
         first = self.policy.pushed is None
         fleet = await self.policy.ready() if first else self.policy.fleet()
         async with fleet.pushing:  # a server that comes back meanwhile gets these weights, not the last
-            await asyncio.to_thread(self._write)
+            self._name = self._named(learner.version)
+            await asyncio.to_thread(lambda: self._write(self._taken()))
             self._canary, self._half = Canary.of(self.policy.chat, learner), getattr(learner, "half", False)
-            self.policy.pushed = f"step-{learner.version}"
             lost = await self._bring(fleet.up)
+            self.policy.pushed = self._name
             for replica, error in lost.items():
                 fleet.lose(replica, str(error))
         await fleet.wait(len(fleet.replicas) if first else 1, self.policy.patience)
@@ -66,7 +69,7 @@ class FileWeights:
 
         return {
             "version": version_number(self.policy.pushed),
-            "weights": load_file(self.folder / "model.safetensors"),
+            "weights": load_file(self._file),
             "canary": self._canary.learnt.tolist(),
             "half": self._half,
         }
@@ -74,13 +77,11 @@ class FileWeights:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if not state:
             return
-        from safetensors.torch import save_file
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        save_file(state["weights"], self.folder / "model.safetensors", metadata={"format": "pt"})
+        self._name = self._named(state["version"])
+        self._write(state["weights"])
         ids = Canary.prompt(self.policy.chat)
         self._canary = Canary(ids, np.array(state["canary"], dtype=np.float32), state["version"])
-        self.policy.pushed, self._half = f"step-{state['version']}", state["half"]
+        self.policy.pushed, self._half = self._name, state["half"]
         self.policy.forget()
 
     def metrics(self) -> dict[str, float]:
@@ -88,9 +89,27 @@ class FileWeights:
         version = version_number(self.policy.pushed or "")
         return {"actor_version": float(version), "canary_gap": self._gap, **self.policy.metrics()}
 
-    def _write(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_weights(self.model, self.folder)
+    @property
+    def _file(self) -> Path:
+        return self.folder / "model.safetensors"
+
+    @property
+    def _asked(self) -> str:
+        """The name by which a request asks for what was pushed."""
+        return self.policy.model
+
+    def _named(self, version: int) -> str:
+        return f"step-{version}"
+
+    def _taken(self) -> dict[str, Any]:
+        return served_weights(self.model)
+
+    def _write(self, weights: dict[str, Any]) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        write_weights(weights, self._file)
+
+    def _phases(self) -> Sequence[Phase]:
+        return self._pause, self._send, self._confirm, self._go_on, self._listen
 
     async def _bring_one(self, replica: Replica) -> None:
         for error in (await self._bring([replica])).values():
@@ -99,7 +118,7 @@ class FileWeights:
     async def _bring(self, replicas: Sequence[Replica]) -> dict[Replica, Lost]:
         """Each phase on all servers before the next on any. Gives back who was lost on the way."""
         lost: dict[Replica, Lost] = {}
-        for phase in (self._pause, self._send, self._confirm, self._go_on, self._listen):
+        for phase in self._phases():
             left = [replica for replica in replicas if replica not in lost]
             for replica, found in zip(left, await asyncio.gather(*map(phase, left), return_exceptions=True), strict=True):
                 if isinstance(found, Lost):
@@ -112,22 +131,21 @@ class FileWeights:
         await replica.quick("/pause", Anything, params={"mode": "keep"})
 
     async def _send(self, replica: Replica) -> None:
-        assert self.policy.pushed is not None
-        await self.route(replica, self.folder, self.policy.pushed)
+        await self.route(replica, self.folder, self._name)
 
     async def _confirm(self, replica: Replica) -> None:
-        if (version := await replica.weight_version()) != self.policy.pushed:
-            raise Lost(f"{replica.url} has weights {version!r} after a push of {self.policy.pushed!r}")
+        if (version := await replica.weight_version()) != self._name:
+            raise Lost(f"{replica.url} has weights {version!r} after a push of {self._name!r}")
 
     async def _go_on(self, replica: Replica) -> None:
         await replica.quick("/resume", Anything)
 
     async def _listen(self, replica: Replica) -> None:
         assert self._canary is not None
-        answered = (await self.policy.score_at(replica, self._canary.ids)).logprobs
+        answered = (await self.policy.score_at(replica, self._canary.ids, model=self._asked)).logprobs
         tolerance = max(self.tolerance, HALF_TOLERANCE) if self._half else self.tolerance
         self._gap = self._canary.hear(answered, tolerance, replica.url)
-        replica.proved = self.policy.pushed
+        replica.proved = self._name
 
 
 async def by_transfer(replica: Replica, folder: Path, version: str) -> None:

@@ -32,6 +32,7 @@ class ADWIN(Around):
     """
 
     apart = False
+    gradients = True
 
     def __init__(self, credit: Credit, rho: float = 0.5**0.5, objective: Objective | None = None, max_tokens: int = 4096) -> None:
         if "trained" not in written(credit):
