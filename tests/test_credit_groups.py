@@ -437,7 +437,7 @@ class NoTasks:
 
 
 def test_the_loop_does_not_learn_from_an_advantage_on_a_token_that_nobody_sampled():
-    learner = SimpleNamespace(version=0)
+    learner = SimpleNamespace(version=0, discard=lambda: None)
     given = {"make_env": None, "actor": None, "chat": None, "models": {}, "limits": Limits(), "batch": 0, "seed": 0}
     run = SimpleNamespace(schedule=Ready(), source=NoTasks(), expander=Groups(1), credit=Careless(), learner=learner, **given)
     with pytest.raises(AgentGymError, match=r"task zebra, turn 0 of tree tree: .* a token that nobody sampled"):
