@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 import yaml
 from test_cli import agentgym, fails
+from test_on_ray import a_cluster
 
 from agentgym import Limits, Lineage, Rollout, Start
 from agentgym.errors import AgentGymError
@@ -35,14 +36,8 @@ make_search = partial(make, "agentgym/Search-v0")
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head without CPUs, and two nodes with one each: a server has a node of its own."""
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for _ in range(2):
-        made.add_node(num_cpus=1)
-    ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
-    yield made
-    ray.shutdown()
-    made.shutdown()
+    """A server has a node of its own."""
+    yield from a_cluster()
 
 
 def write(folder, **more):
