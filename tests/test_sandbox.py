@@ -67,6 +67,15 @@ def shell_of(sandbox):
     return sandbox._worker._shell._process.pid
 
 
+def kill_all(sandbox):
+    """The worker, and the interpreters that stand there."""
+    pids = [shell_of(sandbox), *processes_below(shell_of(sandbox))]
+    for pid in pids:
+        kill(pid)
+    sandbox._worker._shell._process.wait()
+    assert gone(pids)
+
+
 def test_a_worker_that_hangs_is_ended_and_replaced(own):
     own.run("pass")
     own._worker._idle[0]._patience = 0.3
@@ -89,14 +98,21 @@ def test_a_worker_that_dies_during_a_call_is_infrastructure_and_replaced(own):
 
 
 def test_a_worker_that_died_between_calls_is_replaced_unseen(own):
-    os.kill(shell_of(own), signal.SIGKILL)
-    own._worker._shell._process.wait()
+    kill_all(own)
     assert own.run("print(2)").stdout == "2\n"
 
 
-def test_a_worker_that_cannot_be_started_again_is_infrastructure(own):
-    os.kill(shell_of(own), signal.SIGKILL)
+def test_a_worker_outlives_who_started_it_and_ends_when_closed(own):
+    below = processes_below(shell_of(own))
+    kill(shell_of(own))
     own._worker._shell._process.wait()
+    assert own.run("print(2)").stdout == "2\n"
+    own.close()
+    assert gone(below)
+
+
+def test_a_worker_that_cannot_be_started_again_is_infrastructure(own):
+    kill_all(own)
     own._launcher._program = "/bin/false"
     with pytest.raises(InfrastructureError, match="cannot be started again"):
         own.run("pass")
@@ -105,6 +121,14 @@ def test_a_worker_that_cannot_be_started_again_is_infrastructure(own):
 def test_a_cell_that_closes_its_folder_does_not_hinder_the_next(own):
     own.run("import os\nos.chmod('.', 0)", history=("",))
     assert own.run("print(2)", history=("",)).stdout == "2\n"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_processor_time_is_that_of_the_program_and_of_all_it_starts(backend):
+    busy = "import time\nuntil = time.process_time() + 0.2\nwhile time.process_time() < until:\n    pass\n"
+    child = f"import os\nif os.fork() == 0:\n    {busy.strip().replace(chr(10), chr(10) + '    ')}\n    os._exit(0)\nos.wait()"
+    for program in (busy, child):
+        assert 0.18 < sandbox_of(backend).run(program).cpu < 0.3
 
 
 def test_a_closed_sandbox_leaves_no_process_and_no_folder(own):
@@ -219,8 +243,7 @@ def test_a_cell_that_fails_when_it_is_repeated_is_a_mismatch_that_names_it(own):
     cells = ("x = 1", f"import time\nassert time.time() < {until}")
     for index, cell in enumerate(cells):
         assert own.run(cell, history=cells[:index]).status == 0
-    os.kill(shell_of(own), signal.SIGKILL)  # and with it the interpreters that stood there
-    own._worker._shell._process.wait()
+    kill_all(own)
     time.sleep(max(0.0, until - time.time()))
     with pytest.raises(SnapshotMismatch, match="cell 2 of a history of 2 had succeeded and fails when it is repeated: 'import time"):
         own.run("print(x)", history=cells)

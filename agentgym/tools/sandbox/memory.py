@@ -7,10 +7,11 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from agentgym.tools.sandbox.inside.frames import history_digest, state_key
+from agentgym.tools.sandbox.inside.frames import history_digest
 
 MOST = 16 * 2**20  # bytes of files
 Files = Mapping[str, bytes]
+Key = tuple[tuple[str, ...], frozenset[tuple[str, bytes]] | None]  # a history, and the files after it, whatever they are if None
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,35 +27,34 @@ class Memory:
     """Remembers by history and files, and by history alone for callers that change files between calls. Safe for threads."""
 
     def __init__(self) -> None:
-        self._cells: OrderedDict[str, Cell] = OrderedDict()  # the oldest first
+        self._cells: OrderedDict[Key, Cell] = OrderedDict()  # the oldest first
         self._bytes = 0
         self._lock = threading.Lock()
 
     def note(self, history: Sequence[str], program: str, before: Files, after: Files, succeeded: bool) -> None:
-        digest = digest_of((*history, program))
-        cell = Cell(program, succeeded, before)
+        cells, cell = (*history, program), Cell(program, succeeded, before)
         with self._lock:
-            for key in (state_key(digest, after), digest):
+            for key in ((cells, frozenset(after.items())), (cells, None)):
                 self._drop(key)
                 self._cells[key] = cell
-                self._bytes += _size(cell)
+                self._bytes += _size(key, cell)
             while self._bytes > MOST:
                 self._drop(next(iter(self._cells)))
 
     def cells(self, history: Sequence[str], files: Files) -> list[Cell]:
         """The cells of a history that led to ``files``, in order. Cells that nobody knows are given the files that are known."""
         found: list[Cell] = []
-        digests = [digest_of(history[: index + 1]) for index in range(len(history))]
         with self._lock:
-            for source, digest in zip(reversed(history), reversed(digests), strict=True):
-                cell = self._cells.get(state_key(digest, files)) or self._cells.get(digest) or Cell(source, None, files)
-                found.append(cell)
-                files = cell.files
+            for end in range(len(history), 0, -1):
+                cells = tuple(history[:end])
+                known = self._cells.get((cells, frozenset(files.items()))) or self._cells.get((cells, None))
+                found.append(known or Cell(cells[-1], None, files))
+                files = found[-1].files
         return found[::-1]
 
-    def _drop(self, key: str) -> None:
+    def _drop(self, key: Key) -> None:
         if (cell := self._cells.pop(key, None)) is not None:
-            self._bytes -= _size(cell)
+            self._bytes -= _size(key, cell)
 
 
 def digest_of(history: Sequence[str]) -> str:
@@ -64,5 +64,6 @@ def digest_of(history: Sequence[str]) -> str:
     return digest
 
 
-def _size(cell: Cell) -> int:
-    return len(cell.source) + sum(map(len, cell.files.values())) + 200
+def _size(key: Key, cell: Cell) -> int:
+    cells, after = key
+    return len(cell.source) + sum(map(len, cell.files.values())) + sum(len(content) for _, content in after or ()) + 8 * len(cells) + 200

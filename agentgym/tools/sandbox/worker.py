@@ -7,8 +7,8 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,16 +74,17 @@ class Worker:
     def is_alive(self) -> bool:
         """In this process, for a fork of it must not share connections."""
         # A worker says nothing on its lifeline: if that can be read, it has ended.
-        return self._pid == os.getpid() and self._shell.is_alive() and not self._ended.poll(0)
+        return self._pid == os.getpid() and not self._ended.poll(0)
 
-    @contextmanager
-    def connection(self, state: str) -> Iterator[Connection]:
-        """One that nobody else uses meanwhile, if possible one behind which ``state`` stands ready. Raises OSError if none is to be had."""
+    def take(self, state: str) -> Connection:
+        """A connection for this caller alone, if possible one behind which ``state`` stands ready. Raises OSError if none is to be had."""
         with self._lock:
             at = next((i for i, idle in enumerate(self._idle) if state in idle.states), -1)
             connection = self._idle.pop(at) if self._idle else None
-        connection = connection or Connection(self._path, self._limits)
-        yield connection
+        return connection or Connection(self._path, self._limits)
+
+    def give_back(self, connection: Connection, state: str) -> None:
+        """Once all that was asked is answered; ``state`` stands ready behind it."""
         connection.states = [*connection.states[1 - REMEMBERED :], state]
         with self._lock:
             self._idle.append(connection)

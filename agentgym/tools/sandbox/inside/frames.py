@@ -10,30 +10,33 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _SIZES = struct.Struct("!II")
+_to_json, _from_json = json.JSONEncoder(check_circular=False).encode, json.JSONDecoder().raw_decode  # quicker than dumps and loads
 Header = dict[str, Any]
 
 
 def send(sock: socket.socket, header: Header, blobs: Sequence[bytes] = (), fds: Sequence[int] = ()) -> None:
     """Raises OSError where the other side is gone or does not read."""
-    text = json.dumps({**header, "sizes": [len(blob) for blob in blobs]}).encode()
+    text = _to_json({**header, "sizes": [*map(len, blobs)]}).encode()
     body = b"".join((text, *blobs))
-    head = _SIZES.pack(len(text), len(body))
-    if fds:
-        socket.send_fds(sock, [head], fds)
-        sock.sendall(body)
-    else:
-        sock.sendall(head + body)
+    message = _SIZES.pack(len(text), len(body)) + body
+    sent = socket.send_fds(sock, [message], fds) if fds else 0
+    if sent < len(message):
+        sock.sendall(memoryview(message)[sent:])
 
 
 def receive(sock: socket.socket, longest: int = 2**32, most_fds: int = 0) -> tuple[Header, list[bytes], list[int]]:
     """Raises EOFError where the other side is gone, ValueError for what is no message or longer than ``longest`` bytes."""
-    head, fds, _, _ = socket.recv_fds(sock, _SIZES.size, most_fds, socket.MSG_CMSG_CLOEXEC)
-    head += _exactly(sock, _SIZES.size - len(head))
+    fds: list[int] = []
+    if most_fds:
+        head, fds, _, _ = socket.recv_fds(sock, _SIZES.size, most_fds, socket.MSG_CMSG_CLOEXEC)
+        head += _exactly(sock, _SIZES.size - len(head))
+    else:
+        head = _exactly(sock, _SIZES.size)
     of_text, of_all = _SIZES.unpack(head)
     if not of_text <= of_all <= longest:
         raise ValueError(f"a message of {of_all} bytes, where at most {longest} are allowed")
     body = _exactly(sock, of_all)
-    header = json.loads(body[:of_text])
+    header, _ = _from_json(body[:of_text].decode())
     blobs, at = [], of_text
     for size in header["sizes"]:
         blobs.append(body[at : at + size])

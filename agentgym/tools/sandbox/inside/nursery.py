@@ -77,7 +77,7 @@ def _be_first(plan: Plan, uid: int, report: socket.socket, conn: socket.socket) 
         while True:
             pid, status = os.wait()
             if pid == runner:
-                frames.send(report, {"status": os.waitstatus_to_exitcode(status), "alone": _is_alone()})
+                frames.send(report, {"status": os.waitstatus_to_exitcode(status), "alone": _is_alone(), "cpu": _cpu()})
     except ChildProcessError:
         with suppress(OSError):
             report.recv(1)  # until the session lets go
@@ -97,11 +97,17 @@ def _is_alone() -> bool:
     return False
 
 
+def _cpu() -> float:
+    """Seconds that this process and all who ended below it have used."""
+    used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(part.ru_utime + part.ru_stime for part in used)
+
+
 def _rehearse() -> None:
     """Tell of an end while nobody waits, so that the pages that it takes are this process's own."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        frames.send(ours, {"status": os.waitstatus_to_exitcode(0), "alone": True})
+        frames.send(ours, {"status": os.waitstatus_to_exitcode(0), "alone": True, "cpu": _cpu()})
 
 
 def _isolate(plan: Plan, uid: int) -> tuple[str, str, str]:

@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from typing import Any
 from . import folder, frames
 from .box import Box, Nursery
 from .plan import Plan
+from .streams import Streams
 from .supervision import Ran, Supervision
 
 STANDING = 8  # interpreters that a connection keeps, by as many keys
+HEAD_START = 0.0005  # seconds that the host has to take an answer before what comes after takes a core from it
 PATIENCE = 1.0  # seconds for a process that has nothing to do but to answer
 Files = dict[str, bytes]
 
@@ -53,6 +56,7 @@ class Session:
         self._host, self._plan = host, plan
         self._nursery = Nursery(plan, uid, own_pids)  # before anything of a call is in memory
         self._spare: Box | None = self._nursery.take()
+        self._streams: Streams | None = Streams(plan.output)  # for the next program
         self._known: dict[str, Node] = {}  # the least recently used first
         self._boxes: dict[Box, set[Node]] = {}  # those in use, with all that stand there
 
@@ -62,6 +66,7 @@ class Session:
             while True:
                 header, blobs, _ = frames.receive(self._host)
                 frames.send(self._host, *self._answer(header, iter(blobs)))
+                time.sleep(HEAD_START)
                 self._clean_up()
         self._nursery.close()
         for box in self._boxes:
@@ -101,8 +106,8 @@ class Session:
     def _run_once(self, program: bytes, name: str, files: Files, stdin: bytes) -> Done:
         box = self._take_box()
         _fill(box, files)
-        watch = self._start(_root(box), box.report, {"keep": False, "name": name}, program, stdin, frozenset())
-        if not watch.watch().alone:
+        watch = self._start(_root(box), box.report, {"keep": False, "name": name}, program, frozenset())
+        if not watch.watch(stdin).alone:
             box.kill()
         return self._collect(box, watch.finish())
 
@@ -119,11 +124,11 @@ class Session:
         order = {"keep": True, "name": name}
         with there:
             try:
-                watch = self._start(node, node.conn, order, program, stdin, standing, there.fileno())
+                watch = self._start(node, node.conn, order, program, standing, there.fileno())
             except OSError as error:
                 raise Lost(box) from error
         box.signal(node.pid, signal.SIGCONT)
-        ran = watch.watch()
+        ran = watch.watch(stdin)
         after: Node | None = node
         if ran.status == 0 and not ran.stopped:
             after = self._successor(box, here)
@@ -138,18 +143,13 @@ class Session:
         return self._collect(box, watch.finish()), after if intact else None
 
     def _start(
-        self, node: Node, ends: socket.socket, order: Mapping[str, Any], program: bytes, stdin: bytes, spared: frozenset[int], *more: int
+        self, node: Node, ends: socket.socket, order: frames.Header, program: bytes, spared: frozenset[int], *more: int
     ) -> Supervision:
         """Give an order, with the program's ends of its streams and ``more`` descriptors, and watch what comes of it."""
-        pipes = os.pipe(), os.pipe(), os.pipe()
-        theirs = (pipes[0][0], pipes[1][1], pipes[2][1])
-        watch = Supervision(self._plan, node.box, ends, (pipes[0][1], pipes[1][0], pipes[2][0]), stdin, spared)
+        streams, self._streams = self._streams or Streams(self._plan.output), None
+        watch = Supervision(self._plan, node.box, ends, streams, spared)
         node.conn.settimeout(PATIENCE)
-        try:
-            frames.send(node.conn, dict(order), [program], [*theirs, *more])
-        finally:
-            for fd in theirs:
-                os.close(fd)
+        watch.order(node.conn, order, program, more)
         return watch
 
     def _successor(self, box: Box, conn: socket.socket) -> Node | None:
@@ -204,6 +204,7 @@ class Session:
                 del self._boxes[box]
                 box.close()
         gc.collect()
+        self._streams = self._streams or Streams(self._plan.output)
         self._spare = self._spare or self._nursery.take()
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import selectors
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -15,9 +13,9 @@ from .box import Box
 from .nursery import MIB
 from .plan import Plan
 from .program import OUT_OF_MEMORY
+from .streams import Streams
 
 GLANCE = 0.02  # seconds between two looks at what is used
-FLOOD = 64  # times the limit of output: who writes more is ended
 
 
 @dataclass(slots=True)
@@ -30,39 +28,35 @@ class Ran:
     cpu: float = 0.0
     alone: bool = False  # whether nothing of it is left
     told: bool = False  # whether anybody has said how it ended
-    kept: list[bytearray] = field(default_factory=lambda: [bytearray(), bytearray()])  # of stdout and stderr
-    missing: list[int] = field(default_factory=lambda: [0, 0])
+    kept: list[bytearray] = field(default_factory=list)  # of stdout and stderr
+    missing: list[int] = field(default_factory=list)
 
 
 class Supervision:
     """Watches one program in ``box`` until it ends or must be ended.
 
-    ``ends``: where the end is reported. ``spared``: processes of the box that are no part of the call.
+    ``ends``: where the end is reported. ``spared``: processes of the box that are no part of the call; where there are none, the
+    box's first process reports.
     """
 
-    def __init__(
-        self, plan: Plan, box: Box, ends: socket.socket, streams: tuple[int, int, int], stdin: bytes, spared: frozenset[int]
-    ) -> None:
-        self._plan, self._box, self._ends, self._spared = plan, box, ends, spared
-        self._stdin, self._to_write = streams[0], memoryview(stdin)
-        self._outputs = streams[1:]
-        self._ran = Ran()
+    def __init__(self, plan: Plan, box: Box, ends: socket.socket, streams: Streams, spared: frozenset[int]) -> None:
+        self._plan, self._box, self._ends, self._streams, self._spared = plan, box, ends, streams, spared
         self._cpu_before = box.cpu() if spared else 0.0
-        self._selector = selectors.PollSelector()
-        for fd in streams:
-            os.set_blocking(fd, False)
-        self._selector.register(ends, selectors.EVENT_READ, self._note_end)
-        for index, fd in enumerate(self._outputs):
-            self._selector.register(fd, selectors.EVENT_READ, self._reader(index))
-        if stdin:
-            self._selector.register(self._stdin, selectors.EVENT_WRITE, self._write)
-        self._ended = False
+        self._ran, self._began, self._ended = Ran(), 0.0, False
+        streams.also(ends, self._note_end)
 
-    def watch(self) -> Ran:
+    def order(self, by: socket.socket, order: frames.Header, program: bytes, more: Sequence[int]) -> None:
+        """Start the program, with its ends of the streams and ``more`` descriptors. Raises OSError where nobody takes orders."""
+        try:
+            frames.send(by, order, [program], [*self._streams.theirs, *more])
+            self._began = time.monotonic()
+        finally:
+            self._streams.handed_over()
+
+    def watch(self, stdin: bytes) -> Ran:
         """Until the end, of whatever kind. The streams are read to what had been written by then."""
-        ran, began = self._ran, time.monotonic()
-        if not self._to_write:
-            self._close_stdin()
+        ran, began = self._ran, self._began
+        self._streams.feed(stdin)
         look = began + GLANCE / 2
         while not self._ended and not ran.stopped:
             now = time.monotonic()
@@ -71,22 +65,20 @@ class Supervision:
                 ran.stopped = "wall"
             elif now >= look:
                 ran.stopped, look = self._exceeded(), now + GLANCE
-            for key, _ in [] if ran.stopped else self._selector.select(min(began + self._plan.wall, look) - now):
-                key.data()
-        ran.seconds, ran.cpu = time.monotonic() - began, self._box.cpu() - self._cpu_before
+            if not ran.stopped:
+                self._streams.wait(min(began + self._plan.wall, look) - now)
+            if self._streams.flooded and not self._ended:
+                ran.stopped = ran.stopped or "output"
+        ran.seconds = time.monotonic() - began
+        if self._spared or not ran.alone:  # else it was reported
+            ran.cpu = self._box.cpu() - self._cpu_before
         return ran
 
     def finish(self) -> Ran:
         """Once nothing of the program runs any more: what is left in the pipes."""
-        for index in (0, 1):
-            reader = self._reader(index)
-            while self._outputs[index] in self._selector.get_map() and reader():
-                pass
-        self._close_stdin()
-        for fd in self._outputs:
-            os.close(fd)
-        self._selector.close()
+        self._streams.drain()
         ran = self._ran
+        ran.kept, ran.missing = self._streams.kept, self._streams.missing
         if not ran.stopped and ran.status == -OUT_OF_MEMORY:
             ran.stopped = "memory"
         if not ran.stopped and ran.status != 0 and self._box.is_full():
@@ -96,50 +88,13 @@ class Supervision:
         return ran
 
     def _note_end(self) -> None:
-        self._ended = True
+        ran, self._ended = self._ran, True
         with suppress(EOFError, OSError, ValueError, KeyError):
             told = frames.receive(self._ends, longest=4096)[0]
-            self._ran.status, self._ran.alone, self._ran.told = int(told["status"]), told.get("alone", False), True
+            ran.status, ran.alone, ran.told = int(told["status"]), told.get("alone", False), True
+            ran.cpu = told.get("cpu", 0.0)
             return
-        self._ran.status = -9  # who should have told was killed by the program
-
-    def _reader(self, index: int) -> Callable[[], bool]:
-        fd, kept, missing = self._outputs[index], self._ran.kept, self._ran.missing
-
-        def read() -> bool:
-            try:
-                data = os.read(fd, 65536)
-            except BlockingIOError:
-                return False
-            if not data:
-                self._selector.unregister(fd)
-                return False
-            room = max(0, self._plan.output - len(kept[0]) - len(kept[1]))
-            kept[index] += data[:room]
-            missing[index] += len(data) - min(room, len(data))
-            if sum(missing) > FLOOD * self._plan.output and not self._ended:
-                self._ran.stopped = self._ran.stopped or "output"
-            return sum(missing) <= FLOOD * self._plan.output
-
-        return read
-
-    def _write(self) -> None:
-        try:
-            self._to_write = self._to_write[os.write(self._stdin, self._to_write[:65536]) :]
-        except BlockingIOError:
-            return
-        except BrokenPipeError:
-            self._to_write = memoryview(b"")
-        if not self._to_write:
-            self._selector.unregister(self._stdin)
-            self._close_stdin()
-
-    def _close_stdin(self) -> None:
-        if self._stdin >= 0:
-            if self._stdin in self._selector.get_map():
-                self._selector.unregister(self._stdin)
-            os.close(self._stdin)
-            self._stdin = -1
+        ran.status = -9  # who should have told was killed by the program
 
     def _exceeded(self) -> str:
         """The limit that is exceeded now, or nothing."""
