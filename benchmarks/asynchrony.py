@@ -45,7 +45,7 @@ SLOTS = 64  # environments at once
 GENERATION = 0.2  # seconds of a turn
 CASES = {"the environments are the slowest": 4.0, "the learner is the slowest": 16.0}  # seconds of a step's learning
 STALENESS, MOST = 8, 40  # of the asynchronous schedule: pushes, and tasks at once
-REAL_STALENESS, REAL_SEEDS = 3, 3  # of 25 steps
+REAL_STALENESS, REAL_SEEDS = 3, 8  # of 25 steps
 LEAST_RATIO, LEAST_SHARE = 2.0, 0.95
 
 

@@ -47,7 +47,7 @@ def write(folder, **more):
         "batch": 2,
         "expander": {"class": "agentgym.expand:Groups", "size": 2},
         "actor": ACTOR,
-        "sync": {"class": "agentgym.policies.vllm.sync:FileWeights"},
+        "sync": {"class": "agentgym.policies.vllm.broadcast:BroadcastWeights"},
         **more,
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -117,8 +117,10 @@ def test_a_server_whose_node_is_killed_comes_back_elsewhere_with_the_last_weight
 
 @needs_vllm
 @pytest.mark.timeout(900)
-def test_a_recipe_trains_on_servers_and_workers_of_one_cluster(cluster, tmp_path):
-    write(tmp_path, servers={"number": 1})
+@pytest.mark.parametrize("adapters", [False, True], ids=["whole weights", "adapters alone"])
+def test_a_recipe_trains_on_servers_and_workers_of_one_cluster(cluster, tmp_path, adapters):
+    alone = {"sync": {"class": "agentgym.policies.vllm.adapters:FileAdapters"}, "learner": {"lora": {"rank": 4, "alpha": 8}}}
+    write(tmp_path, servers={"number": 1, **({"lora": 4} if adapters else {})}, **(alone if adapters else {}))
     done = agentgym("train", "recipe.yaml", "--out", "run", "--ray", cluster.address, folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "run" / "policy").is_dir()

@@ -6,8 +6,11 @@ import asyncio
 import copy
 import json
 import os
+import subprocess
+import sys
 import time
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -31,6 +34,7 @@ from agentgym.policies import tiny  # noqa: E402
 from agentgym.policies.adapters import adapt  # noqa: E402
 from agentgym.policies.vllm import VllmPolicy  # noqa: E402
 from agentgym.policies.vllm.adapters import FileAdapters  # noqa: E402
+from agentgym.policies.vllm.broadcast import BroadcastWeights  # noqa: E402
 from agentgym.policies.vllm.export import save_served  # noqa: E402
 from agentgym.policies.vllm.replica import Anything  # noqa: E402
 from agentgym.policies.vllm.server import VllmServer  # noqa: E402
@@ -218,10 +222,10 @@ def test_a_served_teacher_scores_a_packed_forest_as_one_in_this_process(server, 
     assert torch.equal(ids, local.topk(packed, 4)[0])
 
 
-@pytest.mark.parametrize("route", [None, by_reload])
-def test_a_push_in_mid_action_changes_the_weights_at_a_known_token(server, model, route):
+@pytest.mark.parametrize("pushed", [FileWeights, partial(FileWeights, route=by_reload), BroadcastWeights])
+def test_a_push_in_mid_action_changes_the_weights_at_a_known_token(server, model, pushed):
     policy = a_policy(server, chat=endless())
-    sync, learner, asked = FileWeights(policy, model, route=route), Learner(model), prompt()
+    sync, learner, asked = pushed(policy, model), Learner(model), prompt()
 
     async def run():
         await sync.push(learner)
@@ -259,13 +263,14 @@ async def by_name(replica, folder, version):
     await replica.post("/update_weight_version", Anything, {"new_version": version})
 
 
-def test_weights_of_another_architecture_are_refused_and_leave_the_server_whole(server, model):
+@pytest.mark.parametrize("pushed", [FileWeights, BroadcastWeights])
+def test_weights_of_another_architecture_are_refused_and_leave_the_server_whole(server, model, pushed):
     policy, learner = a_policy(server), Learner(model)
 
     async def run():
-        sync = FileWeights(policy, model)
+        sync = pushed(policy, model)
         await sync.push(learner)
-        other = FileWeights(policy, tiny.new_model(model.config.vocab_size - 8, 0))
+        other = pushed(policy, tiny.new_model(model.config.vocab_size - 8, 0))
         policy.rows = model.config.vocab_size
         with pytest.raises(AgentGymError, match="another architecture"):
             await other.push(learner)
@@ -311,13 +316,14 @@ def test_a_run_trains_on_the_server_as_it_does_in_process(server, model):
     assert max(metrics["canary_gap"] for metrics in heard) < CLOSE
 
 
-def test_a_server_killed_in_mid_request_and_restarted_gets_its_weights_back_and_the_run_goes_on(server, model):
+@pytest.mark.parametrize("pushed", [FileWeights, BroadcastWeights])
+def test_a_server_killed_in_mid_request_and_restarted_gets_its_weights_back_and_the_run_goes_on(server, model, pushed):
     policy, learner = a_policy(server), Learner(model)
     changed(model)
     learner.version = 3
 
     async def run():
-        await FileWeights(policy, model).push(learner)
+        await pushed(policy, model).push(learner)
         playing = asyncio.create_task(play(policy, 12))
         await asyncio.sleep(0.7)
         server.kill()
@@ -474,10 +480,11 @@ def test_an_evaluation_from_the_command_line_asks_for_tokens(server, tmp_path):
 
 
 WHOLE = {"sync": {"class": "agentgym.policies.vllm.sync:FileWeights"}}
+HEARD = {"sync": {"class": "agentgym.policies.vllm.broadcast:BroadcastWeights"}}
 ALONE = {"sync": {"class": "agentgym.policies.vllm.adapters:FileAdapters"}, "learner": {"lora": {"rank": RANK, "alpha": 2 * RANK}}}
 
 
-@pytest.mark.parametrize("fields", [WHOLE, ALONE], ids=["whole weights", "adapters alone"])
+@pytest.mark.parametrize("fields", [WHOLE, HEARD, ALONE], ids=["whole weights", "from process to process", "adapters alone"])
 def test_a_recipe_trains_on_the_server_while_it_plays_on(whole, tmp_path, fields):
     recipe = {
         "env": {"id": "agentgym/Search-v0"}, "steps": 4, "batch": 4, "checkpoint_every": 2, **fields,
@@ -495,3 +502,11 @@ def test_a_recipe_trains_on_the_server_while_it_plays_on(whole, tmp_path, fields
     trained, _ = tiny.load(tmp_path / "run" / "policy")
     shipped, _ = tiny.load()
     assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), shipped.parameters(), strict=True))
+
+
+def test_the_benchmark_of_pushes_measures_each_way():
+    command = [sys.executable, Path(__file__).parent.parent / "benchmarks" / "pushes.py", "--quick", "--json", "--python", PYTHON]
+    (found,) = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    ways = {way: taken for way, taken in found.items() if isinstance(taken, dict)}
+    assert set(ways) == {"adapters alone", "reload", "file", "broadcast"}
+    assert all(taken["least"] > 0 for taken in ways.values())

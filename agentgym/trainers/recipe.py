@@ -129,6 +129,7 @@ class ServersOf(BaseModel):
     number: int | None = Field(default=None, ge=1)  # None: as many as have room
     cpus: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     gpus: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    lora: int | None = Field(default=None, ge=1)  # the largest rank of adapters that there is room for
     flags: list[str] = []  # of vLLM, which overrule ours
 
 

@@ -68,8 +68,8 @@ class FileAdapters(FileWeights):
     def _taken(self) -> dict[str, Any]:
         return served_adapter(self.model)
 
-    def _write(self, weights: dict[str, Any]) -> None:
-        super()._write(weights)
+    def _keep(self, weights: dict[str, Any]) -> None:
+        super()._keep(weights)
         self.model.peft_config[ADAPTER].save_pretrained(self._file.parent)
 
     def _phases(self) -> Sequence[Phase]:

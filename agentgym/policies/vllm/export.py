@@ -44,7 +44,7 @@ def write_weights(weights: dict[str, Any], path: Path) -> None:
     from safetensors.torch import save_file
 
     partial = path.with_suffix(".partial")
-    save_file(weights, partial, metadata={"format": "pt"})
+    save_file({name: weight.cpu() for name, weight in weights.items()}, partial, metadata={"format": "pt"})
     partial.replace(path)
 
 
@@ -57,7 +57,7 @@ def served_weights(model: Any) -> dict[str, Any]:
         weights["lm_head.weight"] = model.get_output_embeddings().weight.detach().clone()
     if new != old:
         weights = {name: _widened(name, weight, old, new) for name, weight in weights.items()}
-    return {name: weight.cpu().contiguous() for name, weight in weights.items()}
+    return {name: weight.contiguous() for name, weight in weights.items()}
 
 
 def served_adapter(model: Any) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def served_adapter(model: Any) -> dict[str, Any]:
     weights = {name: weight.detach() for name, weight in model.named_parameters() if ".lora_" in name}
     if new != old:
         weights = {name: _widened_factor(name, weight, old, new) for name, weight in weights.items()}
-    return {f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": weight.cpu().contiguous() for name, weight in weights.items()}
+    return {f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": weight.contiguous() for name, weight in weights.items()}
 
 
 def served_head(config: Any) -> int:

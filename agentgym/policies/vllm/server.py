@@ -34,7 +34,7 @@ FLAGS = (
     "--enable-prompt-tokens-details",
     "--disable-uvicorn-access-log",
 )
-BACKEND = '{"backend": "agentgym-files"}'  # of the plugin in ``plugin/``
+BACKEND = '{"backend": "agentgym"}'  # of the plugin in ``plugin/``
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of the adapters that vLLM has room for
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FLAGS_CPU = ("--enforce-eager", "--dtype=float32", "--block-size=32", "--kv-cache-memory-bytes=268435456", "--max-num-seqs=64")

@@ -1,7 +1,7 @@
 # mypy: ignore-errors
-"""Tells vLLM of a way to bring weights: the backend "agentgym-files" reads safetensors files that the trainer wrote."""
+"""Tells vLLM of a way to bring weights: the backend "agentgym" takes them from files or from a process group."""
 
-NAME = "agentgym-files"
+NAME = "agentgym"
 
 
 def register() -> None:
@@ -9,4 +9,4 @@ def register() -> None:
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
     if NAME not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(NAME, "agentgym_vllm_files_engine", "FilesEngine")
+        WeightTransferEngineFactory.register_engine(NAME, "agentgym_vllm_engine", "Engine")
