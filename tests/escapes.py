@@ -345,7 +345,29 @@ attempt(lambda: list(data), bad=any)""",
     "calls by other numbers": "attempt(lambda: syscall(0x40000000 + 165, b'none', b'm', b'tmpfs', 0, None))",
     "take off the filter": "attempt(lambda: call('prctl', 22, 0, 0, 0, 0))\nattempt(lambda: call('prctl', 4, 1, 0, 0, 0))",
 }
-ATTEMPTS = {**FILES, **NETWORK, **PROCESSES, **RESOURCES, **LEFT, **KERNEL}
+NO_ANSWERS = {
+    "no header": "b'[]'",
+    "no sizes": "b'{}'",
+    "no end": "b'[' * 3000",
+    "a process of another kind": """b'{"pid": [], "sizes": []}'""",
+    "sizes of another kind": """b'{"pid": 1, "sizes": ["a"]}'""",
+    "sizes below zero": """b'{"pid": 1, "sizes": [-5]}'""",
+    "an endless status": """b'{"status": 1e999, "sizes": []}'""",
+    "another status": """b'{"status": [], "sizes": []}'""",
+}
+FORGED = {
+    f"forge an answer with {name}": f"""
+import struct
+body = {body}
+for fd in range(3, 1024):
+    try:
+        os.write(fd, struct.pack("!II", len(body), len(body)) + body)
+    except OSError:
+        pass
+print("tried")"""
+    for name, body in NO_ANSWERS.items()
+}
+ATTEMPTS = {**FILES, **NETWORK, **PROCESSES, **RESOURCES, **LEFT, **KERNEL, **FORGED}
 
 # What within a history reaches other interpreters of the same history, and no further.
 WITHIN_A_HISTORY = (
@@ -357,6 +379,7 @@ WITHIN_A_HISTORY = (
     "kill the parent",
     "stop all that can be seen",
     "forge a result on every descriptor",
+    *FORGED,
 )
 # As an ordinary process of a user: what that user may read and signal, and what all users may write.
 NOT_STOPPED_BY_SUBPROCESS = {

@@ -238,6 +238,11 @@ def test_an_interpreter_is_forked_where_it_stands_and_not_computed_again():
     assert {sandbox.run("print(y)", history=(cell, "y = x"), files=trunk.files).stdout for _ in range(2)} == tokens
 
 
+@pytest.mark.parametrize("history", [("",), ("", "x = 1")])
+def test_a_cell_may_be_longer_than_what_a_socket_holds(history):
+    assert sandbox_of("bubblewrap").run(f"print(len('{'x' * 2**20}'))", history=history).stdout == f"{2**20}\n"
+
+
 def test_a_cell_that_fails_when_it_is_repeated_is_a_mismatch_that_names_it(own):
     until = time.time() + 1.0
     cells = ("x = 1", f"import time\nassert time.time() < {until}")

@@ -11,7 +11,7 @@ from agentgym.tools.sandbox.inside.frames import history_digest
 
 MOST = 16 * 2**20  # bytes of files
 Files = Mapping[str, bytes]
-Key = tuple[tuple[str, ...], frozenset[tuple[str, bytes]] | None]  # a history, and the files after it, whatever they are if None
+Key = tuple[str, frozenset[tuple[str, bytes]] | None]  # a history's digest, and the files after it, whatever they are if None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class Memory:
         self._lock = threading.Lock()
 
     def note(self, history: Sequence[str], program: str, before: Files, after: Files, succeeded: bool) -> None:
-        cells, cell = (*history, program), Cell(program, succeeded, before)
+        digest, cell = digest_of((*history, program)), Cell(program, succeeded, before)
         with self._lock:
-            for key in ((cells, frozenset(after.items())), (cells, None)):
+            for key in ((digest, frozenset(after.items())), (digest, None)):
                 self._drop(key)
                 self._cells[key] = cell
                 self._bytes += _size(key, cell)
@@ -44,11 +44,11 @@ class Memory:
     def cells(self, history: Sequence[str], files: Files) -> list[Cell]:
         """The cells of a history that led to ``files``, in order. Cells that nobody knows are given the files that are known."""
         found: list[Cell] = []
+        digests = [digest_of(history[: index + 1]) for index in range(len(history))]
         with self._lock:
-            for end in range(len(history), 0, -1):
-                cells = tuple(history[:end])
-                known = self._cells.get((cells, frozenset(files.items()))) or self._cells.get((cells, None))
-                found.append(known or Cell(cells[-1], None, files))
+            for source, digest in zip(reversed(history), reversed(digests), strict=True):
+                known = self._cells.get((digest, frozenset(files.items()))) or self._cells.get((digest, None))
+                found.append(known or Cell(source, None, files))
                 files = found[-1].files
         return found[::-1]
 
@@ -65,5 +65,5 @@ def digest_of(history: Sequence[str]) -> str:
 
 
 def _size(key: Key, cell: Cell) -> int:
-    cells, after = key
-    return len(cell.source) + sum(map(len, cell.files.values())) + sum(len(content) for _, content in after or ()) + 8 * len(cells) + 200
+    _, after = key
+    return len(cell.source) + sum(map(len, cell.files.values())) + sum(len(content) for _, content in after or ()) + 200

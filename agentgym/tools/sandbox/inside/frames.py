@@ -36,12 +36,24 @@ def receive(sock: socket.socket, longest: int = 2**32, most_fds: int = 0) -> tup
     if not of_text <= of_all <= longest:
         raise ValueError(f"a message of {of_all} bytes, where at most {longest} are allowed")
     body = _exactly(sock, of_all)
-    header, _ = _from_json(body[:of_text].decode())
+    header = _header(body[:of_text])
     blobs, at = [], of_text
     for size in header["sizes"]:
         blobs.append(body[at : at + size])
         at += size
     return header, blobs, fds
+
+
+def _header(text: bytes) -> Header:
+    """Raises ValueError for what we have not written, and nothing else: a program may have sent it."""
+    try:
+        header: Header = _from_json(text.decode())[0]
+    except RecursionError as error:
+        raise ValueError("a header too deep to read") from error
+    sizes = header.get("sizes") if isinstance(header, dict) else None
+    if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
+        raise ValueError("a header without sizes")
+    return header
 
 
 def _exactly(sock: socket.socket, size: int) -> bytes:

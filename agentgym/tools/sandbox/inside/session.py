@@ -122,12 +122,12 @@ class Session:
         standing = frozenset({box.runner, node.pid, *(other.pid for other in self._boxes[box])})
         here, there = socket.socketpair()
         order = {"keep": True, "name": name}
+        box.signal(node.pid, signal.SIGCONT)  # first, for it must read an order that is longer than what a socket holds
         with there:
             try:
                 watch = self._start(node, node.conn, order, program, standing, there.fileno())
             except OSError as error:
                 raise Lost(box) from error
-        box.signal(node.pid, signal.SIGCONT)
         ran = watch.watch(stdin)
         after: Node | None = node
         if ran.status == 0 and not ran.stopped:
@@ -154,7 +154,7 @@ class Session:
 
     def _successor(self, box: Box, conn: socket.socket) -> Node | None:
         heard = _hear(conn)
-        if heard is None or heard.get("pid") not in {process.pid for process in box.processes()}:
+        if heard is None or heard.get("pid") not in [process.pid for process in box.processes()]:
             return None
         node = Node(box, conn, heard["pid"])
         self._boxes[box].add(node)

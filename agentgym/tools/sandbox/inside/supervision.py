@@ -49,9 +49,12 @@ class Supervision:
         """Start the program, with its ends of the streams and ``more`` descriptors. Raises OSError where nobody takes orders."""
         try:
             frames.send(by, order, [program], [*self._streams.theirs, *more])
-            self._began = time.monotonic()
-        finally:
+        except OSError:
             self._streams.handed_over()
+            self._streams.drain()
+            raise
+        self._began = time.monotonic()
+        self._streams.handed_over()
 
     def watch(self, stdin: bytes) -> Ran:
         """Until the end, of whatever kind. The streams are read to what had been written by then."""
@@ -89,7 +92,7 @@ class Supervision:
 
     def _note_end(self) -> None:
         ran, self._ended = self._ran, True
-        with suppress(EOFError, OSError, ValueError, KeyError):
+        with suppress(EOFError, OSError, ValueError, TypeError, OverflowError, KeyError):
             told = frames.receive(self._ends, longest=4096)[0]
             ran.status, ran.alone, ran.told = int(told["status"]), told.get("alone", False), True
             ran.cpu = told.get("cpu", 0.0)
