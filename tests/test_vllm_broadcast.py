@@ -39,12 +39,17 @@ class Hearing(Fake):
         if path == "/init_weight_transfer_engine" and path not in self.broken:
             self.announced = body["init_info"]
         if path == "/update_weights" and path not in self.broken:
-            with ThreadPoolExecutor() as pool:
-                self.heard = list(pool.map(lambda rank: self.hear(rank + 1, **body["update_info"]), range(self.workers)))
+            try:
+                with ThreadPoolExecutor() as pool:
+                    self.heard = list(pool.map(lambda rank: self.hear(rank + 1, **body["update_info"]), range(self.workers)))
+            except RuntimeError as error:
+                self.updating = False
+                return 500, {"error": {"message": str(error)[:100]}}
         return super().control(path, body)
 
     def hear(self, rank, host, port, world, patience):
         store = dist.TCPStore(host, port, timeout=timedelta(seconds=patience), wait_for_workers=False)
+        store.set(f"rank {rank}", "is here")
         options = dist.ProcessGroupGloo._Options()
         options._devices, options._timeout = [dist.ProcessGroupGloo.create_device(hostname=host)], timedelta(seconds=patience)
         group = dist.ProcessGroupGloo(store, rank, world, options)
@@ -120,8 +125,8 @@ def test_a_line_that_breaks_in_the_middle_loses_the_server_until_a_push_was_whol
     assert sync.metrics()["vllm_restored"] == 1
 
 
-def test_a_server_that_never_joins_does_not_hold_up_the_push(hearing, monkeypatch):
-    monkeypatch.setattr(broadcast, "PATIENCE", timedelta(seconds=0.5))
+def test_a_server_that_does_not_come_is_not_waited_for(hearing, monkeypatch):
+    monkeypatch.setattr(broadcast, "PATIENCE", 1e4)
     server = hearing()
     server.broken = {"/update_weights": 500}
     with pytest.raises(InfrastructureError, match="/update_weights: status 500"):
@@ -129,11 +134,41 @@ def test_a_server_that_never_joins_does_not_hold_up_the_push(hearing, monkeypatc
     assert server.version == "default"
 
 
+def test_a_server_of_which_a_worker_does_not_come_is_lost(hearing, monkeypatch):
+    monkeypatch.setattr(broadcast, "PATIENCE", 0.5)
+    server = hearing()
+    whole = server.control
+    server.control = lambda path, body: (200, {"world_size": 2}) if path == "/get_world_size" else whole(path, body)
+    with pytest.raises(InfrastructureError, match=r"here: not all of 2 came within 0\.5 s"):
+        asyncio.run(a_sync(server, patience=1.0).push(Learner(1)))
+
+
+def test_an_error_of_our_own_is_not_the_servers(hearing, monkeypatch):
+    def broken(*_):
+        raise TypeError("of our own")
+
+    monkeypatch.setattr(broadcast, "_met", broken)
+    monkeypatch.setattr(broadcast, "PATIENCE", 0.5)
+    with pytest.raises(TypeError, match="of our own"):
+        asyncio.run(a_sync(hearing(), patience=1.0).push(Learner(1)))
+
+
+def test_a_host_that_is_not_here_is_refused_and_leaves_no_update_open(hearing):
+    server = hearing()
+    sync = a_sync(server)
+    sync.host = "192.0.2.1"
+    with pytest.raises(AgentGymError, match=r"weights cannot be sent from host '192\.0\.2\.1'.*name an address of this machine"):
+        asyncio.run(sync.push(Learner(1)))
+    again = a_sync(server)
+    server.paused = False
+    asyncio.run(again.push(Learner(1)))
+    assert server.version == "step-1"
+
+
 @pytest.mark.parametrize(
     ("said", "sentence"),
     [
         ("3 weights differ: a has the shape (2,), and (3,) in the served model", "serves another architecture"),
-        ("the learner is on cuda, and this server on cpu", "cannot hear a learner on a GPU: use FileWeights"),
         ("Weight transfer not configured.", "takes no weights: start it with --weight-transfer-config="),
     ],
 )

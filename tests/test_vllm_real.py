@@ -504,6 +504,28 @@ def test_a_recipe_trains_on_the_server_while_it_plays_on(whole, tmp_path, fields
     assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), shipped.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("fields", [WHOLE, ALONE], ids=["whole weights", "adapters alone"])
+def test_the_weights_of_a_learner_in_shards_reach_the_server_whole(whole, tmp_path, fields):
+    recipe = {
+        "env": {"id": "agentgym/Search-v0"}, "steps": 2, "batch": 2, **fields, "learner": {"sharded": True, **fields.get("learner", {})},
+        "actor": {"class": "agentgym.policies.vllm:VllmPolicy", "urls": [whole.url]},
+        "expander": {"class": "agentgym.expand:Groups", "size": 4},
+        "packing": {"class": "agentgym.trainers.packing:ByTree", "max_tokens": 700},
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (tmp_path / "main.py").write_text("from agentgym.cli import main; main()")
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "main.py"]
+    done = subprocess.run([*two, "train", "recipe.yaml", "--out", "run"], cwd=tmp_path, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["lost"] for row in metrics] == [0] * 2
+    assert metrics[-1]["actor_version"] > 0
+    assert max(row["canary_gap"] for row in metrics) < CLOSE
+    trained, _ = tiny.load(tmp_path / "run" / "policy")
+    shipped, _ = tiny.load()
+    assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), shipped.parameters(), strict=True))
+
+
 def test_the_benchmark_of_pushes_measures_each_way():
     command = [sys.executable, Path(__file__).parent.parent / "benchmarks" / "pushes.py", "--quick", "--json", "--python", PYTHON]
     (found,) = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

@@ -35,7 +35,7 @@ class Fake:
         self.broken: dict[str, Any] = {}
         self.log = [] if log is None else log
         self.samplings: list[dict[str, Any]] = []
-        self.version, self.paused = "default", False
+        self.version, self.paused, self.updating = "default", False, False
         self.adapters: dict[str, str] = {}  # where each lies
         self.busy = self.busiest = 0
         self.work = 0.0  # seconds for each sampling
@@ -80,7 +80,12 @@ class Fake:
         threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
 
     def control(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        if path == "/start_weight_update":
+            if self.updating:
+                return 500, {"error": {"message": "start_weight_update called while a weight update is already active."}}
+            self.updating = True
         if path in self.broken:
+            self.updating = self.updating and path != "/update_weights"
             return self.told(self.broken[path])
         if path == "/weight_info":
             return 200, {"weight_version": self.version}
@@ -93,7 +98,8 @@ class Fake:
         if path.endswith("load_lora_adapter"):
             return self.lend(path, body)
         if path in ("/finish_weight_update", "/update_weight_version"):
-            self.version = body.get("weight_version") or body["new_version"]
+            self.updating = False
+            self.version = body.get("weight_version") or body.get("new_version") or self.version
         self.paused = path == "/pause" or (self.paused and path != "/resume")
         return self.told(ROUTES.get(path, "no such route"))
 

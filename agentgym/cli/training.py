@@ -57,14 +57,16 @@ def run(path: Path, out: Path, resume: bool, ray: str | None = None) -> None:
             servers.wait()
         with hosted(training.make_env, ray, **workers) as training.make_env, progress() as bar:
             train_with_progress(training, recipe.steps, store, bar, checkpoint_every=recipe.checkpoint_every, heard=trackers.log)
+    save(training, out / "policy")
     if isinstance(training.learner, Together):
         training.learner.release()
-    save(training, out / "policy")
     console.print(f"wrote {write(out)}, and the policy: agentgym eval {recipe.env.id} --policy {out / 'policy'}")
 
 
 def build(recipe: Recipe, servers: RayServers | None = None) -> Training:
     """``servers``: those that the actor asks."""
+    from agentgym.policies.vllm.sync import PushedWeights
+
     make_env = partial(make, recipe.env.id, **recipe.env.arguments)
     policy, chat = policy_of(recipe, make_env)
     actor: Any = policy
@@ -74,9 +76,10 @@ def build(recipe: Recipe, servers: RayServers | None = None) -> Training:
         actor = recipe.actor.build(chat=chat, **({} if servers is None else {"urls": servers.urls}))
         sync = recipe.sync.build(policy=actor, model=policy.model)
     if recipe.learner.sharded and sync.model is policy.model:
-        if recipe.actor is not None:
-            raise AgentGymError("learner.sharded: weights in shards cannot be brought to a server yet: leave one of the two out")
-        raise AgentGymError("learner.sharded: the actor needs whole weights of its own: set sync to agentgym.policies.sync:CopiedWeights")
+        if not isinstance(sync, PushedWeights):
+            needed = "set sync to agentgym.policies.sync:CopiedWeights"
+            raise AgentGymError(f"learner.sharded: the actor needs whole weights of its own: {needed}")
+        sync.copy_model()
     return recipe.training(make_env, actor, sync.model, chat, sync, lambda name: find_policy(name, make_env))
 
 
@@ -96,12 +99,16 @@ def policy_of(recipe: Recipe, make_env: Callable[[], AgentEnv]) -> tuple[Transfo
 
 
 def save(training: Training, folder: Path) -> None:
-    """What was trained, as ``--policy`` reads it."""
+    """What was trained, as ``--policy`` reads it. Needs all processes of a learner in shards."""
     from agentgym.policies.transformers import TransformersPolicy
+    from agentgym.policies.vllm.sync import PushedWeights
 
     actor, sync = training.actor, cast("Any", training.sync)
-    policy = actor if isinstance(actor, TransformersPolicy) else TransformersPolicy(sync.model, training.chat)
-    policy.save(folder)
+    if isinstance(actor, TransformersPolicy):
+        actor.save(folder)
+    else:
+        model = sync.whole(training.learner) if isinstance(sync, PushedWeights) else sync.model
+        TransformersPolicy(model, training.chat).save(folder)
 
 
 def progress(done: str = "step {task.completed}/{task.total}") -> Progress:

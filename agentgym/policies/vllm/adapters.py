@@ -65,8 +65,8 @@ class FileAdapters(FileWeights):
         """vLLM's prefix cache goes by names: what another run, or this one before, pushed at this step must not share it."""
         return f"step-{version}-{secrets.token_hex(4)}"
 
-    def _taken(self) -> dict[str, Any]:
-        return served_adapter(self.model)
+    def _taken(self, model: Any) -> dict[str, Any]:
+        return served_adapter(model)
 
     def _keep(self, weights: dict[str, Any]) -> None:
         super()._keep(weights)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -12,13 +14,16 @@ import torch
 import torch.distributed
 from pydantic import BaseModel
 
+from agentgym.errors import AgentGymError
 from agentgym.policies.sync import TOLERANCE
 from agentgym.policies.vllm.client import VllmPolicy
 from agentgym.policies.vllm.replica import QUICK, Anything, Lost, Replica
 from agentgym.policies.vllm.sync import PushedWeights, refusals
 
 dist: Any = torch.distributed  # its stubs lack half of what it has
-PATIENCE = timedelta(seconds=QUICK)  # for each step of a transfer; a weight takes one
+PATIENCE = QUICK  # seconds until all have come, and for each weight
+TROUBLE = (RuntimeError, OSError)  # torch's words for a line that breaks
+LOOK = 0.005  # seconds between two looks at who has come
 
 
 class Size(BaseModel):
@@ -26,14 +31,12 @@ class Size(BaseModel):
 
 
 class BroadcastWeights(PushedWeights):
-    """Weights by a process group of the learner and one server: with NCCL from a learner on a GPU, else with gloo.
+    """Weights by a process group of the learner and one server, over gloo, whatever the two compute on.
 
     ``host`` is the learner's address as servers see it, or else the one from which it reaches each. It listens there while a push is
     under way, to whoever comes first. The group is made anew for each push, for a server may be another than it was. Names and shapes
     are checked before; a line that breaks in the middle leaves a mixture, and the server counts as lost until a push was whole. What
-    was pushed last is kept where the model is.
-
-    NCCL joins no two processes on one GPU: where a server shares the learner's, use `FileWeights`. Not yet run with NCCL.
+    was pushed last is kept in this process's memory.
     """
 
     def __init__(self, policy: VllmPolicy, model: Any, *, host: str | None = None, tolerance: float = TOLERANCE) -> None:
@@ -42,59 +45,80 @@ class BroadcastWeights(PushedWeights):
         self._weights: dict[str, torch.Tensor] = {}
 
     def _keep(self, weights: dict[str, Any]) -> None:
-        device = next(self.model.parameters()).device
-        self._weights = {name: weight.to(device, copy=True) for name, weight in weights.items()}
+        self._weights = {name: weight.to("cpu", copy=True) for name, weight in weights.items()}
 
     def _kept(self) -> dict[str, Any]:
-        return {name: weight.cpu() for name, weight in self._weights.items()}
+        return self._weights
 
     async def _send(self, replica: Replica) -> None:
-        weights = list(self._weights.values())
         about = [(name, str(weight.dtype).removeprefix("torch."), list(weight.shape)) for name, weight in self._weights.items()]
-        device = weights[0].device
         with refusals(replica):
-            await replica.quick("/init_weight_transfer_engine", Anything, {"init_info": {"weights": about, "device": device.type}})
-        await replica.quick("/start_weight_update", Anything)
+            await replica.quick("/init_weight_transfer_engine", Anything, {"init_info": {"weights": about}})
         world = 1 + (await replica.get("/get_world_size", Size)).world_size
-        with socket.create_server((self.host or _reached_from(replica.url), 0)) as listener:
-            host, port = listener.getsockname()
-            place = {"host": host, "port": port, "world": world, "patience": QUICK}
-            asked = replica.post("/update_weights", Anything, {"update_info": place})
-            sent = asyncio.to_thread(_broadcast, weights, listener, world)
-            answered, ended = await asyncio.gather(asked, sent, return_exceptions=True)
-        if isinstance(answered, BaseException):
-            raise answered
-        if isinstance(ended, BaseException):
-            raise Lost(f"{replica.url}: the line to it broke ({ended})") from ended
+        with await asyncio.to_thread(_listener, self.host, replica.url) as listener:
+            await replica.quick("/start_weight_update", Anything)
+            await self._transfer(replica, listener, world)
         await replica.post("/finish_weight_update", Anything, {"weight_version": self._name})
 
+    async def _transfer(self, replica: Replica, listener: socket.socket, world: int) -> None:
+        """Raises `Lost` where the line breaks, with what both ends say. No update is left open at the server."""
+        host, port = listener.getsockname()[:2]
+        body = {"update_info": {"host": host, "port": port, "world": world, "patience": PATIENCE}}
+        giving_up = threading.Event()
+        sending = asyncio.create_task(asyncio.to_thread(_broadcast, list(self._weights.values()), listener, world, giving_up))
+        try:
+            await replica.post("/update_weights", Anything, body)
+        except BaseException as error:
+            giving_up.set()
+            (here,) = await asyncio.gather(sending, return_exceptions=True)
+            if isinstance(here, Exception) and not isinstance(here, TROUBLE):
+                raise here from error
+            if isinstance(error, Lost) and here is not None:
+                raise Lost(f"{error}; here: {here}") from error
+            raise
+        try:
+            await sending
+        except TROUBLE as error:
+            await replica.post("/finish_weight_update", Anything)
+            raise Lost(f"{replica.url}: the line to it broke ({error})") from error
 
-def _reached_from(url: str) -> str:
-    """This machine's address on the way there. Nothing is sent."""
+
+def _listener(host: str | None, url: str) -> socket.socket:
+    """At this machine's address on the way to ``url``, unless another is given. Nothing is sent."""
+    if host is not None:
+        try:
+            return socket.create_server((host, 0))
+        except OSError as error:
+            raise AgentGymError(f"weights cannot be sent from host {host!r} ({error}): name an address of this machine") from error
     where = httpx.URL(url)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((where.host, where.port or 80))
-        return str(probe.getsockname()[0])
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(where.host, where.port or 80, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(address)
+            return socket.create_server((probe.getsockname()[0], 0), family=family)
+    except OSError as error:
+        raise Lost(f"{url} cannot be reached: {error}") from error
 
 
-def _broadcast(weights: list[torch.Tensor], listener: socket.socket, world: int) -> None:
-    host, port = listener.getsockname()
-    store = dist.TCPStore(host, port, is_master=True, timeout=PATIENCE, wait_for_workers=False, master_listen_fd=listener.detach())
-    group = _nccl(store, world) if weights[0].is_cuda else _gloo(store, world, host)
+def _broadcast(weights: list[torch.Tensor], listener: socket.socket, world: int, giving_up: threading.Event) -> None:
+    host, port = listener.getsockname()[:2]
+    patience = timedelta(seconds=PATIENCE)
+    store = dist.TCPStore(host, port, is_master=True, timeout=patience, wait_for_workers=False, master_listen_fd=listener.detach())
+    if not _met(store, world, giving_up):
+        return
+    options = dist.ProcessGroupGloo._Options()
+    options._devices, options._timeout = [dist.ProcessGroupGloo.create_device(hostname=host)], patience
+    group = dist.ProcessGroupGloo(store, 0, world, options)
     for weight in weights:
         group.broadcast(weight, 0).wait()
-    if weights[0].is_cuda:
-        torch.cuda.synchronize(weights[0].device)
-    group.shutdown()
 
 
-def _gloo(store: Any, world: int, host: str) -> Any:
-    options = dist.ProcessGroupGloo._Options()
-    options._devices, options._timeout = [dist.ProcessGroupGloo.create_device(hostname=host)], PATIENCE
-    return dist.ProcessGroupGloo(store, 0, world, options)
-
-
-def _nccl(store: Any, world: int) -> Any:
-    options = dist.ProcessGroupNCCL.Options()
-    options._timeout = PATIENCE
-    return dist.ProcessGroupNCCL(store, 0, world, options)
+def _met(store: Any, world: int, giving_up: threading.Event) -> bool:
+    """Whether all came before it was given up: a group would wait for them whatever had become of them."""
+    until = time.monotonic() + PATIENCE
+    while not store.check([f"rank {rank}" for rank in range(1, world)]):
+        if giving_up.wait(LOOK):
+            return False
+        if time.monotonic() > until:
+            raise TimeoutError(f"not all of {world - 1} came within {PATIENCE:g} s")
+    return True

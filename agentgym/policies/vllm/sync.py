@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,6 @@ REFUSALS = {  # by what vLLM or our plugin says
     "not configured": f"takes no weights: start it with --weight-transfer-config='{BACKEND}'",
     "weights differ": "serves another architecture",
     "No such file": "does not see the weights: give FileWeights a folder that it shares",
-    "the learner is on cuda": "cannot hear a learner on a GPU: use FileWeights",
 }
 
 
@@ -43,6 +43,7 @@ class PushedWeights:
 
     def __init__(self, policy: VllmPolicy, model: Any, *, tolerance: float = TOLERANCE) -> None:
         self.policy, self.model, self.tolerance = policy, model, tolerance
+        self._copy: Any = None  # of the model, where the learner leaves that in parts
         self._name = ""  # of what is kept, for the servers
         self._canary: Canary | None = None
         self._gap = 0.0
@@ -50,13 +51,24 @@ class PushedWeights:
         policy.rows = model.config.get_text_config().vocab_size
         policy.bring = self._bring_one
 
+    def copy_model(self) -> None:
+        """For a learner that will leave ``model`` in parts (FSDP): what is pushed is taken from a copy in this machine's memory."""
+        self._copy = copy.deepcopy(self.model).cpu()
+
+    def whole(self, learner: Teaches) -> Any:
+        """The model, with the learner's weights."""
+        if self._copy is None:
+            return self.model
+        self._copy.load_state_dict(learner.weights(), strict=False, assign=True)
+        return self._copy
+
     async def push(self, learner: Teaches) -> None:
         """Raises `AgentGymError` where a server answers with other weights, and `InfrastructureError` where none can be brought any."""
         first = self.policy.pushed is None
         fleet = await self.policy.ready() if first else self.policy.fleet()
         async with fleet.pushing:  # a server that comes back meanwhile gets these weights, not the last
             self._name = self._named(learner.version)
-            await asyncio.to_thread(lambda: self._keep(self._taken()))
+            await asyncio.to_thread(lambda: self._keep(self._taken(self.whole(learner))))
             self._canary, self._half = Canary.of(self.policy.chat, learner), getattr(learner, "half", False)
             lost = await self._bring(fleet.up)
             self.policy.pushed = self._name
@@ -97,8 +109,8 @@ class PushedWeights:
     def _named(self, version: int) -> str:
         return f"step-{version}"
 
-    def _taken(self) -> dict[str, Any]:
-        return served_weights(self.model)
+    def _taken(self, model: Any) -> dict[str, Any]:
+        return served_weights(model)
 
     def _keep(self, weights: dict[str, Any]) -> None:
         """For servers now and later. Called in a thread."""

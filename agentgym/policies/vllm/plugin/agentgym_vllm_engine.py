@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""The worker's side: an update is the whole model, from files or from the learner's process, and replaces all of it or nothing."""
+"""The worker's side: an update is the whole model, from files or from the learner's process. What is refused leaves all as it was."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -23,7 +23,6 @@ class Announced(WeightTransferInitInfo):
     """What will come by a process group: name, type and shape of each weight, in the order in which they come."""
 
     weights: list[tuple[str, str, list[int]]] = field(default_factory=list)
-    device: str = "cpu"  # the learner's
 
 
 @dataclass
@@ -38,7 +37,7 @@ class Where(WeightTransferUpdateInfo):
 
 
 class Engine(WeightTransferEngine[Announced, Where]):
-    """Everything happens in ``receive_weights``: between start and finish, and after a refusal, the model is whole."""
+    """Everything happens in ``receive_weights``: between start and finish the model is whole. A line that breaks leaves a mixture."""
 
     init_info_cls = Announced
     update_info_cls = Where
@@ -53,8 +52,6 @@ class Engine(WeightTransferEngine[Announced, Where]):
     def init_transfer_engine(self, init_info: Announced) -> None:
         if init_info.weights:
             self._refuse_others({name: tuple(shape) for name, _, shape in init_info.weights})
-        if init_info.device == "cuda" and self.device.type != "cuda":
-            raise ValueError(f"the learner is on cuda, and this server on {self.device.type}")
         self._announced = init_info
 
     def start_weight_update(self) -> None:
@@ -93,25 +90,18 @@ class Engine(WeightTransferEngine[Announced, Where]):
         parallel, patience = self.parallel_config, timedelta(seconds=where.patience)
         rank = 1 + parallel.data_parallel_index * parallel.world_size + parallel.rank
         store = dist.TCPStore(where.host, where.port, timeout=patience, wait_for_workers=False)
-        if self._announced.device == "cuda":
-            options = dist.ProcessGroupNCCL.Options()
-            options._timeout = patience
-            return dist.ProcessGroupNCCL(store, rank, where.world, options)
         with create_connection((where.host, where.port)) as probe:  # by the way that leads there, and on no other network
             mine = probe.getsockname()[0]
+        store.set(f"rank {rank}", "is here")
         options = dist.ProcessGroupGloo._Options()
         options._devices, options._timeout = [dist.ProcessGroupGloo.create_device(hostname=mine)], patience
         return dist.ProcessGroupGloo(store, rank, where.world, options)
 
     def _heard(self, group: dist.ProcessGroup) -> Iterator[tuple[str, torch.Tensor]]:
-        device = self.device if self._announced.device == "cuda" else torch.device("cpu")
         for name, dtype, shape in self._announced.weights:
-            weight = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
+            weight = torch.empty(shape, dtype=getattr(torch, dtype), device="cpu")  # vLLM copies it to where it serves
             group.broadcast(weight, 0).wait()
             yield name, weight
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        group.shutdown()
 
     def _refuse_others(self, brought: dict[str, tuple[int, ...]]) -> None:
         """A part of the model would leave the rest of what vLLM fuses with it undefined."""
