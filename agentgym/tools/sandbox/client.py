@@ -29,9 +29,10 @@ class ForkingSandbox:
         self._worker: Worker | None = Worker(launcher, limits)
 
     def run(self, program: str, *, files: Mapping[str, bytes] = {}, stdin: str = "", history: Sequence[str] = ()) -> Execution:
-        check_names(files)
-        if sum(map(len, files.values())) > self.limits.disk * 2**20:
-            raise ValueError(f"the files do not fit into the sandbox; its disk limit is {self.limits.disk} MiB")
+        if files:
+            check_names(files)
+            if sum(map(len, files.values())) > self.limits.disk * 2**20:
+                raise ValueError(f"the files do not fit into the sandbox; its disk limit is {self.limits.disk} MiB")
         slot = self._slots.get()
         try:
             return self._run(program, dict(files), stdin, tuple(history))

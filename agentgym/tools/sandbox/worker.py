@@ -7,6 +7,7 @@ import select
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -79,13 +80,17 @@ class Worker:
     def take(self, state: str) -> Connection:
         """A connection for this caller alone, if possible one behind which ``state`` stands ready. Raises OSError if none is to be had."""
         with self._lock:
-            at = next((i for i, idle in enumerate(self._idle) if state in idle.states), -1)
-            connection = self._idle.pop(at) if self._idle else None
-        return connection or Connection(self._path, self._limits)
+            for connection in self._idle:
+                if state in connection.states:
+                    self._idle.remove(connection)
+                    return connection
+            if self._idle:
+                return self._idle.pop()
+        return Connection(self._path, self._limits)
 
     def give_back(self, connection: Connection, state: str) -> None:
         """Once all that was asked is answered; ``state`` stands ready behind it."""
-        connection.states = [*connection.states[1 - REMEMBERED :], state]
+        connection.states.append(state)
         with self._lock:
             self._idle.append(connection)
 
@@ -117,7 +122,7 @@ class Worker:
 
 class Connection:
     def __init__(self, path: str, limits: SandboxLimits) -> None:
-        self.states: list[str] = []
+        self.states: deque[str] = deque(maxlen=REMEMBERED)
         self._patience = limits.wall + GRACE
         self._longest = 2 * limits.disk * _MIB + limits.output + _MIB
         self._socket = socket.socket(socket.AF_UNIX)

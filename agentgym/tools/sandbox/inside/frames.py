@@ -16,9 +16,16 @@ Header = dict[str, Any]
 
 def send(sock: socket.socket, header: Header, blobs: Sequence[bytes] = (), fds: Sequence[int] = ()) -> None:
     """Raises OSError where the other side is gone or does not read."""
+    send_packed(sock, packed(header, blobs), fds)
+
+
+def packed(header: Header, blobs: Sequence[bytes] = ()) -> bytes:
     text = _to_json({**header, "sizes": [*map(len, blobs)]}).encode()
     body = b"".join((text, *blobs))
-    message = _SIZES.pack(len(text), len(body)) + body
+    return _SIZES.pack(len(text), len(body)) + body
+
+
+def send_packed(sock: socket.socket, message: bytes, fds: Sequence[int] = ()) -> None:
     sent = socket.send_fds(sock, [message], fds) if fds else 0
     if sent < len(message):
         sock.sendall(memoryview(message)[sent:])

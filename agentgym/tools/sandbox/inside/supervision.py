@@ -47,13 +47,14 @@ class Supervision:
 
     def order(self, by: socket.socket, order: frames.Header, program: bytes, more: Sequence[int]) -> None:
         """Start the program, with its ends of the streams and ``more`` descriptors. Raises OSError where nobody takes orders."""
+        message = frames.packed(order, [program])
+        self._began = time.monotonic()  # before it is sent: the program may run before this process goes on
         try:
-            frames.send(by, order, [program], [*self._streams.theirs, *more])
+            frames.send_packed(by, message, [*self._streams.theirs, *more])
         except OSError:
             self._streams.handed_over()
             self._streams.drain()
             raise
-        self._began = time.monotonic()
         self._streams.handed_over()
 
     def watch(self, stdin: bytes) -> Ran:
