@@ -27,7 +27,7 @@ class Announced(WeightTransferInitInfo):
 
 @dataclass
 class Where(WeightTransferUpdateInfo):
-    """Files, or the learner's store, at which a process group of ``world`` meets. Its rank is 0."""
+    """Files, or the learner's store, at which a process group of ``world`` meets; the learner has rank 0."""
 
     paths: list[str] = field(default_factory=list)
     host: str = ""
