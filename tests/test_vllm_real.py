@@ -384,7 +384,7 @@ def test_a_server_that_answers_without_the_adapter_fails_the_push(whole, model, 
         monkeypatch.setattr(FileAdapters, "_asked", policy.model)
     else:
         taken = sync._taken
-        sync._taken = lambda: {name: weight * (".lora_A" in name) for name, weight in taken().items()}
+        sync._taken = lambda model: {name: weight * (".lora_A" in name) for name, weight in taken(model).items()}
     with pytest.raises(AgentGymError, match="does not answer with the weights of learner step 0"):
         asyncio.run(sync.push(Learner(model)))
 
