@@ -35,8 +35,8 @@ SAMPLE = RECORDED["sample"]["body"]["choices"][0]
 def serve():
     servers = []
 
-    def start(**settings):
-        servers.append(Fake(**settings))
+    def start(kind=Fake, **settings):
+        servers.append(kind(**settings))
         return servers[-1]
 
     yield start

@@ -6,9 +6,10 @@ import asyncio
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 
 import pytest
-from test_vllm import a_policy
+from test_vllm import a_policy, serve
 from test_vllm_sync import Learner
 from vllm_server import Fake
 
@@ -23,6 +24,8 @@ from agentgym.policies import tiny  # noqa: E402
 from agentgym.policies.vllm import broadcast  # noqa: E402
 from agentgym.policies.vllm.broadcast import BroadcastWeights  # noqa: E402
 from agentgym.policies.vllm.export import served_weights  # noqa: E402
+
+__all__ = ["serve"]
 
 
 class Hearing(Fake):
@@ -61,16 +64,8 @@ class Hearing(Fake):
 
 
 @pytest.fixture
-def hearing():
-    servers = []
-
-    def start(**settings):
-        servers.append(Hearing(**settings))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
+def hearing(serve):
+    return partial(serve, Hearing)
 
 
 def a_sync(*servers, **settings):

@@ -65,8 +65,6 @@ def run(path: Path, out: Path, resume: bool, ray: str | None = None) -> None:
 
 def build(recipe: Recipe, servers: RayServers | None = None) -> Training:
     """``servers``: those that the actor asks."""
-    from agentgym.policies.vllm.sync import PushedWeights
-
     make_env = partial(make, recipe.env.id, **recipe.env.arguments)
     policy, chat = policy_of(recipe, make_env)
     actor: Any = policy
@@ -76,6 +74,8 @@ def build(recipe: Recipe, servers: RayServers | None = None) -> Training:
         actor = recipe.actor.build(chat=chat, **({} if servers is None else {"urls": servers.urls}))
         sync = recipe.sync.build(policy=actor, model=policy.model)
     if recipe.learner.sharded and sync.model is policy.model:
+        from agentgym.policies.vllm.sync import PushedWeights
+
         if not isinstance(sync, PushedWeights):
             needed = "set sync to agentgym.policies.sync:CopiedWeights"
             raise AgentGymError(f"learner.sharded: the actor needs whole weights of its own: {needed}")
@@ -101,12 +101,13 @@ def policy_of(recipe: Recipe, make_env: Callable[[], AgentEnv]) -> tuple[Transfo
 def save(training: Training, folder: Path) -> None:
     """What was trained, as ``--policy`` reads it. Needs all processes of a learner in shards."""
     from agentgym.policies.transformers import TransformersPolicy
-    from agentgym.policies.vllm.sync import PushedWeights
 
     actor, sync = training.actor, cast("Any", training.sync)
     if isinstance(actor, TransformersPolicy):
         actor.save(folder)
     else:
+        from agentgym.policies.vllm.sync import PushedWeights
+
         model = sync.whole(training.learner) if isinstance(sync, PushedWeights) else sync.model
         TransformersPolicy(model, training.chat).save(folder)
 
